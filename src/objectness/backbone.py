@@ -1,0 +1,145 @@
+"""A backbone: any module whose stages are named, tapped for C2..C5 with forward hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .config import BatchNorm
+from .efficientnet import EfficientNetLite
+from .errors import ConfigError
+from .norm import make_norm
+from .resnet import DESIGNS, ResNet
+
+# What the taps of the forward pass in progress have seen. It belongs to the calling thread, and the taps know their
+# level only, so several threads and copies of a network never see each other's maps.
+_TAPPED: ContextVar[dict[int, Tensor] | None] = ContextVar("tapped", default=None)
+
+
+class _Tap:
+    """A forward hook that hands its module's output to whoever is listening in this thread."""
+
+    def __init__(self, level: int):
+        self.level = level
+
+    def __call__(self, module: nn.Module, args: object, output: Tensor) -> None:
+        tapped = _TAPPED.get()
+        if tapped is not None:
+            tapped[self.level] = output
+
+
+class BackboneKind(NamedTuple):
+    """How to make a body, and where its parts are."""
+
+    build: Callable[[BatchNorm], nn.Module]
+    stem: tuple[str, ...]  # modules before C2's stage
+    stages: tuple[str, str, str, str]  # modules whose outputs are C2..C5
+    between: tuple[tuple[str, ...], ...] = ((), (), (), ())  # modules before each stage that freeze with it
+
+
+def _resnet(name: str) -> BackboneKind:
+    return BackboneKind(
+        build=lambda batch_norm: ResNet(DESIGNS[name], make_norm(batch_norm)),
+        stem=("conv1", "bn1"),
+        stages=("layer1", "layer2", "layer3", "layer4"),
+    )
+
+
+BACKBONES = {name: _resnet(name) for name in DESIGNS} | {
+    "efficientnet_lite0": BackboneKind(
+        build=lambda batch_norm: EfficientNetLite(make_norm(batch_norm, eps=1e-3)),  # TensorFlow's epsilon
+        stem=("conv_stem", "bn1", "blocks.0"),
+        stages=("blocks.1", "blocks.2", "blocks.4", "blocks.6"),
+        between=((), (), ("blocks.3",), ("blocks.5",)),
+    ),
+}
+
+
+class Backbone(nn.Module):
+    """C2..C5 of a body, taken with forward hooks; C1 is not used, since its maps are large and help little.
+
+    Args:
+        body: any module that maps (N, 3, H, W) to anything.
+        stages: names of the four modules inside it whose outputs are C2..C5.
+
+    Raises:
+        ConfigError: the body has no module of that name.
+    """
+
+    def __init__(self, body: nn.Module, stages: Sequence[str]):
+        super().__init__()
+        self.body = body
+        self.stages = tuple(stages)
+        for level, name in enumerate(self.stages):
+            find_module(body, name).register_forward_hook(_Tap(level))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, H, W) -> C2..C5, (N, C_l, H / 2^l, W / 2^l) each, sizes rounded up."""
+        tapped: dict[int, Tensor] = {}
+        token = _TAPPED.set(tapped)
+        try:
+            self.body(images)
+        finally:
+            _TAPPED.reset(token)
+        return tuple(tapped[level] for level in range(len(self.stages)))
+
+    @torch.no_grad()
+    def count_channels(self) -> list[int]:
+        """Channels of C2..C5, read off a small forward pass."""
+        was_training = self.training
+        self.eval()  # batch statistics of one black image must not enter the running ones
+        channels = [stage.shape[1] for stage in self(torch.zeros(1, 3, 64, 64))]
+        self.train(was_training)
+        return channels
+
+
+def make_backbone(name: str, batch_norm: BatchNorm = "frozen", frozen_stages: int = 0) -> Backbone:
+    """A backbone by name, initialised at random.
+
+    Args:
+        name: one of `BACKBONES`.
+        batch_norm: "frozen" keeps the statistics that the weights come with, "trained" lets them learn.
+        frozen_stages: 0 none, 1 the stem, 2 the stem and C2's stage, ... 5 everything. Freezing pays only where
+            pretrained weights are loaded.
+
+    Raises:
+        ConfigError: no such backbone.
+    """
+    if name not in BACKBONES:
+        raise ConfigError(f"backbone {name!r} is unknown; known are {', '.join(BACKBONES)}")
+    kind = BACKBONES[name]
+    backbone = Backbone(kind.build(batch_norm), kind.stages)
+    parts = [kind.stem, *(((*before, stage)) for before, stage in zip(kind.between, kind.stages, strict=True))]
+    for part in parts[:frozen_stages]:
+        for module_name in part:
+            freeze(find_module(backbone.body, module_name))
+    return backbone
+
+
+def freeze(module: nn.Module) -> None:
+    """Keep a module's parameters, and its batch statistics, as they are."""
+    module.requires_grad_(False)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.register_forward_pre_hook(_keep_in_eval)
+
+
+def _keep_in_eval(module: nn.Module, args: object) -> None:
+    module.eval()  # network.train() would otherwise set it back to learning its statistics
+
+
+def find_module(body: nn.Module, name: str) -> nn.Module:
+    """The module `name` (dotted) inside `body`.
+
+    Raises:
+        ConfigError: there is none; the message names those that are there.
+    """
+    try:
+        return body.get_submodule(name)
+    except AttributeError:
+        known = ", ".join(child for child, _ in body.named_children())
+        raise ConfigError(f"{type(body).__name__} has no module {name!r} to take features from; it has {known}") from None

@@ -1,0 +1,68 @@
+"""From uint8 images to the network's input frame: resize, normalise, pad; one file knows the scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import InputOptions
+from .structures import Batch
+
+Size = tuple[int, int]  # (height, width), px
+
+
+def fit_size(size: Size, options: InputOptions) -> Size:
+    """The size that an image is resized to: shorter side to `short_side` unless the longer would pass `long_side`.
+
+    Args:
+        size: (height, width) of the original image, px.
+        options: the two limits.
+
+    Returns:
+        (height, width), px; at least 1.
+    """
+    scale = min(options.short_side / min(size), options.long_side / max(size))
+    height, width = (max(1, round(side * scale)) for side in size)
+    return height, width
+
+
+def resize_image(image: Tensor, size: Size) -> Tensor:
+    """Bilinear with antialiasing, so that a large photo made small keeps its thin objects.
+
+    Args:
+        image: (3, h, w) uint8.
+        size: (height, width), px.
+
+    Returns:
+        (3, height, width) uint8.
+    """
+    if tuple(image.shape[-2:]) == size:
+        return image
+    if image.device.type != "cpu":  # uint8 resizing is a kernel of the CPU alone
+        return F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().to(torch.uint8)
+    return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+
+
+def make_batch(images: Sequence[Tensor], options: InputOptions, pad_to: Size | None = None) -> Batch:
+    """Normalise images and lay them side by side, padded with 0 at the bottom and right.
+
+    Args:
+        images: N of (3, h, w) uint8 RGB, already resized, on the device where the batch shall lie.
+        options: mean, standard deviation and the multiple to pad to.
+        pad_to: (height, width) to pad to, where every batch shall have one shape; the smallest that fits by default.
+    """
+    multiple = options.pad_multiple
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    height, width = pad_to or (max(h for h, _ in sizes), max(w for _, w in sizes))
+    height, width = -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+    device = images[0].device
+    mean = torch.tensor(options.mean, device=device)[:, None, None] * 255  # (3, 1, 1) over (3, h, w)
+    std = torch.tensor(options.std, device=device)[:, None, None] * 255
+    padded = torch.zeros(len(images), 3, height, width, device=device)
+    for place, image in zip(padded, images, strict=True):
+        place[:, : image.shape[-2], : image.shape[-1]] = (image - mean) / std
+    return Batch(padded, torch.tensor(sizes, dtype=torch.float32, device=device))

@@ -1,0 +1,91 @@
+"""The assembly, and the only file that knows all parts: backbone, pyramid, head; anchors, labels, losses, selection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .anchors import AnchorGrid, make_anchors
+from .backbone import Backbone, make_backbone
+from .config import Config
+from .head import Head
+from .losses import LossSums, sum_losses
+from .matching import match_anchors, sample_anchors
+from .proposals import select_proposals
+from .pyramid import Pyramid
+from .structures import Batch, Output, Selection, Targets
+
+
+class RegionProposalNetwork(nn.Module):
+    """A feature pyramid and a region proposal head on a backbone.
+
+    Args:
+        config: what it is made of; ResNet-101 by default.
+        backbone: any other backbone, in place of the one that the configuration names.
+
+    Raises:
+        ConfigError: an unknown backbone.
+    """
+
+    def __init__(self, config: Config | None = None, backbone: Backbone | None = None):
+        super().__init__()
+        self.config = config = config or Config()
+        self.backbone = backbone or make_backbone(config.backbone, config.batch_norm, config.frozen_stages)
+        self.pyramid = Pyramid(self.backbone.count_channels(), config.pyramid_channels, config.top_down)
+        self.head = Head(config.pyramid_channels, len(config.anchors.ratios))
+
+    def forward(self, images: Tensor) -> Output:
+        """Predict, in training and in inference alike.
+
+        Args:
+            images: (N, 3, H, W) float32, normalised and padded (`batch.make_batch`).
+
+        Returns:
+            Features, logits and deltas of every level.
+        """
+        features = self.pyramid(self.backbone(images))
+        logits, deltas = self.head(features)
+        return Output(features, logits, deltas)
+
+    def make_anchors(self, output: Output, images: Tensor) -> AnchorGrid:
+        """The anchors that belong to the predictions for a batch of `images`."""
+        map_sizes = [(level.shape[-2], level.shape[-1]) for level in output.logits]
+        height, width = images.shape[-2:]
+        return make_anchors(self.config.anchors, map_sizes, (height, width), images.device)
+
+    def propose(self, batch: Batch, *, keep: int | None = None) -> list[Selection]:
+        """Proposals of every image of a batch, best first, in the input frame; `keep` as in `select_proposals`."""
+        output = self(batch.images)
+        grid = self.make_anchors(output, batch.images)
+        return select_proposals(
+            output, grid, batch.sizes, self.config.selection, keep=keep, box_coding=self.config.box_coding
+        )
+
+    def compute_loss_sums(self, batch: Batch, targets: Sequence[Targets], seeds: Sequence[int]) -> LossSums:
+        """One training step's forward pass: predict, match, sample, add up the losses.
+
+        Args:
+            batch: N images.
+            targets: N, in the input frame.
+            seeds: N; which anchors are sampled depends on these alone, not on the other images of the batch.
+        """
+        output = self(batch.images)
+        anchors = self.make_anchors(output, batch.images).join()
+        labels = self.config.labels
+        generator = torch.Generator(anchors.device)
+        matches = [match_anchors(anchors, each, labels) for each in targets]
+        samples = [
+            sample_anchors(match.labels, labels, generator.manual_seed(seed))
+            for match, seed in zip(matches, seeds, strict=True)
+        ]
+        return sum_losses(
+            output,
+            anchors,
+            matches,
+            samples,
+            targets,
+            objectness_loss=self.config.objectness_loss,
+            box_coding=self.config.box_coding,
+        )

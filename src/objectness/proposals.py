@@ -1,0 +1,142 @@
+"""From the head's maps to proposals: score, decode, correct at the border, suppress, keep the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .anchors import AnchorGrid, find_nearest_anchors
+from .boxes import BOX_CODERS, clip_boxes, compute_iou, compute_visible_shares
+from .config import BoxCoding, SelectionOptions
+from .structures import FIRST_LEVEL, Output, Selection, flatten_map
+
+SUPPRESSION_BLOCK = 256  # boxes decided at a time; memory is this times the boxes kept
+
+
+def fold_logits(pairs: Tensor) -> Tensor:
+    """One logit (...) from pairs (..., 2) = (object, no object): its sigmoid is the pair's softmax. NaN becomes -inf."""
+    margin = pairs[..., 0].float() - pairs[..., 1].float()
+    return margin.masked_fill(margin.isnan(), -torch.inf)
+
+
+def select_proposals(
+    output: Output,
+    grid: AnchorGrid,
+    sizes: Tensor,
+    options: SelectionOptions,
+    *,
+    keep: int | None = None,
+    box_coding: BoxCoding = "deltas",
+) -> list[Selection]:
+    """Choose the proposals of every image: step 6 of the system.
+
+    The best `per_level` of each level; regions over the border removed or clipped; suppression within each level;
+    the best `keep` of what is left. Where a logit or a box is not a number there is no proposal.
+
+    Args:
+        output: the network's predictions for N images.
+        grid: the anchors of this input size.
+        sizes: (N, 2) height and width of each image within the padding, px; boxes are clipped to these.
+        options: counts, thresholds and which score a region carries.
+        keep: proposals per image, in place of `options.keep`; `options.keep_training` feeds a second stage in training.
+        box_coding: what the box predictions mean.
+
+    Returns:
+        N selections, best first, in the input frame; equal logits in the order of their anchors.
+    Source: Faster R-CNN, section 3.3; FPN, section 4.1; the article, steps 5 and 6.
+    """
+    logits_per_level = [fold_logits(flatten_map(level, 2)) for level in output.logits]  # (N, K_l)
+    codes_per_level = [flatten_map(level, 4) for level in output.deltas]  # (N, K_l, 4)
+    selections = []
+    for image, size in enumerate(sizes):
+        logits = [level[image] for level in logits_per_level]
+        codes = [level[image] for level in codes_per_level]
+        if options.score_from == "nearest":
+            logits = score_by_nearest(logits, codes, grid, box_coding)
+        regions = _take_best_per_level(logits, codes, grid, options.per_level, box_coding)
+        candidates = _sort_by_logit(correct_border(regions, size, options))
+        selections.append(suppress(candidates, options.nms_iou, keep or options.keep))
+    return selections
+
+
+def score_by_nearest(
+    logits: Sequence[Tensor], codes: Sequence[Tensor], grid: AnchorGrid, box_coding: BoxCoding
+) -> list[Tensor]:
+    """The article's score: that of the anchor most like the refined region; per level (K_l,) in, per level (K_l,) out."""
+    regions = BOX_CODERS[box_coding].decode(torch.cat(list(codes)), grid.join())
+    nearest = torch.cat(list(logits))[find_nearest_anchors(regions, grid)]
+    return list(nearest.split([len(level) for level in logits]))
+
+
+def correct_border(regions: Selection, size: Tensor, options: SelectionOptions) -> Selection:
+    """Clip regions to the image of `size` (2,) = (height, width); drop the thin and those too little of which is inside."""
+    boxes = clip_boxes(regions.boxes, size)
+    width_height = boxes[:, 2:] - boxes[:, :2]
+    stays = (width_height >= options.min_size).all(dim=1) & (regions.logits > -torch.inf)  # false for NaN
+    if options.min_visible > 0:
+        stays &= compute_visible_shares(regions.boxes, size) >= options.min_visible
+    return _take_rows(regions._replace(boxes=boxes), stays)
+
+
+def suppress(candidates: Selection, nms_iou: float, keep: int) -> Selection:
+    """Greedy non-maximum suppression within each level, best first over all levels, until `keep` are kept.
+
+    A candidate goes if its IoU with a better kept one of its own level exceeds `nms_iou`. Candidates are decided a
+    block at a time: against what is kept, then among themselves; most are never looked at, since `keep` is reached.
+
+    Args:
+        candidates: sorted by falling logit.
+        nms_iou: threshold in [0, 1].
+        keep: most boxes to return.
+    """
+    kept = torch.zeros(0, dtype=torch.int64, device=candidates.boxes.device)
+    for block in torch.arange(len(candidates.boxes), device=kept.device).split(SUPPRESSION_BLOCK):
+        alive = block[~_find_overlaps(candidates, kept, block, nms_iou).any(dim=0)]
+        overlaps = _find_overlaps(candidates, alive, alive, nms_iou).triu(diagonal=1)  # row suppresses column
+        kept = torch.cat([kept, alive[_keep_greedily(overlaps)]])
+        if len(kept) >= keep:
+            break
+    return _take_rows(candidates, kept[:keep])
+
+
+def _find_overlaps(candidates: Selection, rows: Tensor, columns: Tensor, nms_iou: float) -> Tensor:
+    """Mask (r, c) of the pairs of one level whose IoU exceeds the threshold."""
+    same_level = candidates.levels[rows][:, None] == candidates.levels[columns][None, :]
+    return same_level & (compute_iou(candidates.boxes[rows], candidates.boxes[columns]) > nms_iou)
+
+
+def _keep_greedily(overlaps: Tensor) -> Tensor:
+    """Mask (n,) of what greedy suppression keeps, where row i of (n, n), upper triangular, says whom i would suppress.
+
+    Whether box j stays depends on earlier boxes alone, so repeating "stays if nobody who stays suppresses it" settles
+    at least one more box a round, and nearly all within a few.
+    """
+    keep = torch.ones(len(overlaps), dtype=torch.bool, device=overlaps.device)
+    while True:
+        settled = ~(overlaps & keep[:, None]).any(dim=0)
+        if torch.equal(settled, keep):
+            return keep
+        keep = settled
+
+
+def _take_best_per_level(
+    logits: Sequence[Tensor], codes: Sequence[Tensor], grid: AnchorGrid, per_level: int, box_coding: BoxCoding
+) -> Selection:
+    """The best regions of each level of one image; only these are ever decoded."""
+    parts = []
+    for i, (level_logits, level_codes, anchors) in enumerate(zip(logits, codes, grid.levels, strict=True)):
+        best = level_logits.topk(min(per_level, len(level_logits))).indices.sort().values
+        boxes = BOX_CODERS[box_coding].decode(level_codes[best], anchors[best])
+        parts.append(Selection(boxes, level_logits[best], torch.full_like(best, FIRST_LEVEL + i)))
+    return Selection(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def _sort_by_logit(regions: Selection) -> Selection:
+    """Best first; by logit rather than score, whose ties at 1.0 would shuffle the best."""
+    return _take_rows(regions, regions.logits.sort(descending=True, stable=True).indices)
+
+
+def _take_rows(selection: Selection, rows: Tensor) -> Selection:
+    return Selection(*(tensor[rows] for tensor in selection))

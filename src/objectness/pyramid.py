@@ -1,0 +1,41 @@
+"""The feature pyramid: C2..C5 in, P2..P6 out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import TopDown
+
+
+class Pyramid(nn.Module):
+    """Lateral 1x1 convolutions, a top-down path, a 3x3 convolution on every merged map.
+
+    Source: FPN, section 3, and section 4.1 for P6.
+
+    Args:
+        in_channels: of C2..C5, finest first.
+        channels: of every map of the pyramid.
+        top_down: "cumulative", M_l = I_l + up(M_{l+1}) (the paper); "adjacent", M_l = I_l + up(I_{l+1}) (the article).
+    """
+
+    def __init__(self, in_channels: Sequence[int], channels: int = 256, top_down: TopDown = "cumulative"):
+        super().__init__()
+        self.top_down = top_down
+        self.laterals = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        for conv in [*self.laterals, *self.outputs]:
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """C2..C5, (N, C_l, H_l, W_l) each -> P2..P6, (N, channels, H_l, W_l) each; P6 is every second cell of P5."""
+        laterals = [lateral(stage) for lateral, stage in zip(self.laterals, stages, strict=True)]
+        merged = laterals[-1:]
+        for i in range(len(laterals) - 2, -1, -1):
+            above = merged[0] if self.top_down == "cumulative" else laterals[i + 1]
+            merged.insert(0, laterals[i] + F.interpolate(above, size=laterals[i].shape[-2:], mode="nearest"))
+        levels = [output(level) for output, level in zip(self.outputs, merged, strict=True)]
+        return (*levels, F.max_pool2d(levels[-1], kernel_size=1, stride=2))

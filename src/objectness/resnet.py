@@ -1,0 +1,122 @@
+"""ResNet and ResNeXt, with torchvision's state-dict names, so that its weights and timm's load as they are.
+
+Source: arXiv 1512.03385 (ResNet), 1611.05431 (ResNeXt). The stride of a bottleneck sits in its 3x3 convolution, as in
+torchvision; there is no classifier, since nothing here says what an object is.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .norm import NormFactory, convolve
+
+STAGE_WIDTHS = (64, 128, 256, 512)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (ResNet-18 and 34)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, design: ResNetDesign, norm: NormFactory):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = norm(width)
+        self.downsample = make_shortcut(in_channels, width, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, width, H / stride, W / stride)."""
+        y = F.relu_(convolve(self.conv1, self.bn1, x))
+        y = convolve(self.conv2, self.bn2, y)
+        return F.relu_(y + apply_shortcut(self.downsample, x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (grouped in ResNeXt), 1x1 and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, design: ResNetDesign, norm: NormFactory):
+        super().__init__()
+        inner = width * design.width_per_group // 64 * design.groups
+        out_channels = width * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
+        self.bn1 = norm(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, groups=design.groups, bias=False)
+        self.bn2 = norm(inner)
+        self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
+        self.bn3 = norm(out_channels)
+        self.downsample = make_shortcut(in_channels, out_channels, stride, norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, 4 width, H / stride, W / stride)."""
+        y = F.relu_(convolve(self.conv1, self.bn1, x))
+        y = F.relu_(convolve(self.conv2, self.bn2, y))
+        y = convolve(self.conv3, self.bn3, y)
+        return F.relu_(y + apply_shortcut(self.downsample, x))
+
+
+class ResNetDesign(NamedTuple):
+    """What tells one ResNet from another."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    blocks_per_stage: tuple[int, int, int, int]
+    groups: int = 1
+    width_per_group: int = 64
+
+
+DESIGNS = {
+    "resnet18": ResNetDesign(BasicBlock, (2, 2, 2, 2)),
+    "resnet34": ResNetDesign(BasicBlock, (3, 4, 6, 3)),
+    "resnet50": ResNetDesign(Bottleneck, (3, 4, 6, 3)),
+    "resnet101": ResNetDesign(Bottleneck, (3, 4, 23, 3)),
+    "resnet152": ResNetDesign(Bottleneck, (3, 8, 36, 3)),
+    "resnext50_32x4d": ResNetDesign(Bottleneck, (3, 4, 6, 3), groups=32, width_per_group=4),
+    "resnext101_32x8d": ResNetDesign(Bottleneck, (3, 4, 23, 3), groups=32, width_per_group=8),
+    "resnext101_64x4d": ResNetDesign(Bottleneck, (3, 4, 23, 3), groups=64, width_per_group=4),
+}
+
+
+class ResNet(nn.Module):
+    """The four stages; their outputs are C2..C5, at strides 4, 8, 16 and 32."""
+
+    def __init__(self, design: ResNetDesign, norm: NormFactory):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = norm(64)
+        channels = 64
+        for i, (width, num_blocks) in enumerate(zip(STAGE_WIDTHS, design.blocks_per_stage, strict=True)):
+            blocks = []
+            for j in range(num_blocks):
+                stride = 2 if i > 0 and j == 0 else 1
+                blocks.append(design.block(channels, width, stride, design, norm))
+                channels = width * design.block.expansion
+            setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) -> C5 (N, 512 or 2048, H / 32, W / 32), sizes rounded up."""
+        x = F.relu_(convolve(self.conv1, self.bn1, x))
+        x = F.max_pool2d(x, 3, stride=2, padding=1)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        return x
+
+
+def make_shortcut(in_channels: int, out_channels: int, stride: int, norm: NormFactory) -> nn.Sequential | None:
+    """A 1x1 convolution where the shape changes, nothing where it does not."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), norm(out_channels))
+
+
+def apply_shortcut(shortcut: nn.Sequential | None, x: Tensor) -> Tensor:
+    """The input of a block in the shape of its output."""
+    return x if shortcut is None else convolve(shortcut[0], shortcut[1], x)
