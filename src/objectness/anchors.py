@@ -65,7 +65,10 @@ class AnchorGrid(NamedTuple):
 
 
 def make_anchors(
-    options: AnchorOptions, map_sizes: Sequence[MapSize], input_size: tuple[int, int], device: torch.device | str = "cpu"
+    options: AnchorOptions,
+    map_sizes: Sequence[MapSize],
+    input_size: tuple[int, int],
+    device: torch.device | str = "cpu",
 ) -> AnchorGrid:
     """The anchors of every level, kept for the next image of the same size.
 

@@ -142,4 +142,6 @@ def find_module(body: nn.Module, name: str) -> nn.Module:
         return body.get_submodule(name)
     except AttributeError:
         known = ", ".join(child for child, _ in body.named_children())
-        raise ConfigError(f"{type(body).__name__} has no module {name!r} to take features from; it has {known}") from None
+        raise ConfigError(
+            f"{type(body).__name__} has no module {name!r} to take features from; it has {known}"
+        ) from None

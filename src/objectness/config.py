@@ -1,4 +1,4 @@
-"""Every choice that makes a network what it is, as frozen dataclasses that are checked when made.
+"""Every choice that makes a network and its training what they are, as frozen dataclasses checked when made.
 
 The resolved configuration travels inside the checkpoint as `config.json`. A preset is a function that returns one.
 Each default that a paper fixes names its source: FPN is arXiv 1612.03144, Faster R-CNN is arXiv 1506.01497.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 
@@ -19,10 +20,15 @@ ScoreFrom = Literal["own", "nearest"]
 ObjectnessLoss = Literal["cross_entropy", "squared"]
 BoxCoding = Literal["deltas", "absolute"]
 BatchNorm = Literal["frozen", "trained"]
+Schedule = Literal["steps", "cosine"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Cache = Literal["none", "memory", "device"]
 
 NUM_LEVELS = 5  # P2..P6
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
+ARTICLE_MIN_VISIBLE = 0.9  # "correct those slightly over the border, delete most that cross it": it gives no number
+REFERENCE_LEARNING_RATE, REFERENCE_BATCH = 0.02, 16  # FPN section 5.1
 
 
 def _require(holds: bool, sentence: str) -> None:
@@ -37,30 +43,47 @@ def _require_choice(name: str, value: str, choices: object) -> None:
 
 @dataclass(frozen=True)
 class InputOptions:
-    """How an image becomes the network's input."""
+    """How an image becomes the network's input.
 
-    short_side: int = 800  # px; FPN section 5.1
-    long_side: int = 1333  # px; the shorter side gives way where the longer would exceed this
+    Attributes:
+        short_side: What the shorter side of an image is resized to, px (800: FPN section 5.1); in training, with
+            `long_side`, the canvas that images are cut to.
+        long_side: The shorter side gives way where the longer would exceed this, px.
+        mean: Of the pixels, RGB in [0, 1]; ImageNet's by default.
+        std: Of the pixels, RGB in [0, 1].
+        pad_multiple: Inputs are padded to a multiple of this, px: C5's stride, so that every map is twice the next.
+    """
+
+    short_side: int = 800
+    long_side: int = 1333
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    pad_multiple: int = 32  # the stride of C5, so that every map of the pyramid is twice the next
+    pad_multiple: int = 32
 
     def __post_init__(self) -> None:
-        _require(1 <= self.short_side <= self.long_side, f"input sides {self.short_side}, {self.long_side}: "
-                 "need 1 <= short_side <= long_side")  # fmt: skip
+        sides = f"{self.short_side}, {self.long_side}"
+        _require(1 <= self.short_side <= self.long_side, f"input sides {sides}: need 1 <= short_side <= long_side")
         _require(min(self.std) > 0, f"input std {self.std} must be positive")
         _require(self.pad_multiple >= 1, f"pad_multiple = {self.pad_multiple} must be at least 1")
 
 
 @dataclass(frozen=True)
 class AnchorOptions:
-    """The virtual boxes: one area per level, the same shapes on every level."""
+    """The virtual boxes: one area per level, the same shapes on every level.
 
-    sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)  # px, square roots of the areas; FPN section 4.1
-    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
-    strides: tuple[int, ...] = (4, 8, 16, 32, 64)  # px, declared and never recovered from sizes
-    rounded: bool = False  # corners rounded to whole pixels, as torchvision's weights expect
-    strides_from_shape: bool = False  # input size // map size, as torchvision's weights expect
+    Attributes:
+        sizes: Square roots of the areas on P2..P6, px (FPN section 4.1).
+        ratios: Height / width of each shape.
+        strides: Of P2..P6, px; declared, and never recovered from sizes.
+        rounded: Round corners to whole pixels, as torchvision's weights expect.
+        strides_from_shape: Take input size // map size as the stride, as torchvision's weights expect.
+    """
+
+    sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    rounded: bool = False
+    strides_from_shape: bool = False
 
     def __post_init__(self) -> None:
         for name in ("sizes", "strides"):
@@ -68,48 +91,85 @@ class AnchorOptions:
             _require(len(values) == NUM_LEVELS, f"anchor {name} {values}: need one for each of P2..P6")
         for name in ("sizes", "strides", "ratios"):
             values = getattr(self, name)
-            _require(bool(values) and all(math.isfinite(v) and v > 0 for v in values), f"anchor {name} {values} must be positive")
+            _require(
+                bool(values) and all(math.isfinite(v) and v > 0 for v in values),
+                f"anchor {name} {values} must be positive",
+            )
 
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """Which anchors are positive, which negative, and which of them a step looks at."""
+    """Which anchors are positive, which negative, and which of them a step looks at.
 
-    positive_iou: float = 0.7  # at least this with a ground-truth box; Faster R-CNN section 3.1.2
-    negative_iou: float = 0.3  # below this with every ground-truth box
-    crowd_share: float = 0.7  # an anchor with more than this share of its area in a crowd region is no negative
-    anchors_per_image: int = 256  # Faster R-CNN section 3.1.3
+    Attributes:
+        positive_iou: An anchor with at least this IoU with a box is positive (Faster R-CNN section 3.1.2).
+        negative_iou: One with less than this with every box is negative.
+        crowd_share: One with more than this share of its area in a crowd region is no negative.
+        anchors_per_image: Sampled in each step (Faster R-CNN section 3.1.3).
+        positive_share: Of the sampled anchors, at most; negatives fill up.
+    """
+
+    positive_iou: float = 0.7
+    negative_iou: float = 0.3
+    crowd_share: float = 0.7
+    anchors_per_image: int = 256
     positive_share: float = 0.5
 
     def __post_init__(self) -> None:
-        _require(0 <= self.negative_iou <= self.positive_iou <= 1, f"label IoUs {self.negative_iou}, {self.positive_iou}: "
-                 "need 0 <= negative_iou <= positive_iou <= 1")  # fmt: skip
+        low, high = self.negative_iou, self.positive_iou
+        _require(0 <= low <= high <= 1, f"label IoUs {low}, {high}: need 0 <= negative_iou <= positive_iou <= 1")
         _require(0 <= self.positive_share <= 1, f"positive_share = {self.positive_share} is not in [0, 1]")
         _require(self.anchors_per_image >= 1, f"anchors_per_image = {self.anchors_per_image} must be at least 1")
 
 
 @dataclass(frozen=True)
 class SelectionOptions:
-    """How regions become proposals."""
+    """How regions become proposals.
 
-    per_level: int = 2000  # the best of each level go into suppression
-    keep: int = 2000  # proposals per image at test time
-    keep_training: int = 512  # proposals per image for a second stage in training; Mask R-CNN section 3.1
+    Attributes:
+        per_level: So many of the best regions of each level go into suppression.
+        keep: Proposals per image at test time.
+        keep_training: Proposals per image for a second stage in training (the article, step 6).
+        nms_iou: A region is suppressed by a better one of its level beyond this IoU.
+        min_visible: Share of a region that must lie inside the image; 0 clips all, 1 removes all that cross the border.
+        min_size: Thinner regions are dropped, px in the input frame.
+        score_from: "own" anchor, or "nearest": the anchor most like the refined region (the article, step 5).
+    """
+
+    per_level: int = 2000
+    keep: int = 2000
+    keep_training: int = 512
     nms_iou: float = 0.7
-    min_visible: float = 0.0  # share of a region that must lie inside the image; 0 clips all, 1 removes what crosses
-    min_size: float = 1e-3  # px in the input frame; thinner regions are dropped
+    min_visible: float = 0.0
+    min_size: float = 1e-3
     score_from: ScoreFrom = "own"
 
     def __post_init__(self) -> None:
         _require_choice("score_from", self.score_from, ScoreFrom)
         _require(0 <= self.min_visible <= 1, f"min_visible = {self.min_visible} is not in [0, 1]")
         _require(0 <= self.nms_iou <= 1, f"nms_iou = {self.nms_iou} is not in [0, 1]")
-        _require(min(self.per_level, self.keep, self.keep_training) >= 1, "per_level, keep and keep_training must be at least 1")
+        _require(
+            min(self.per_level, self.keep, self.keep_training) >= 1,
+            "per_level, keep and keep_training must be at least 1",
+        )
 
 
 @dataclass(frozen=True)
 class Config:
     """One network: what it is made of, how it learns its labels and how it selects.
+
+    Attributes:
+        backbone: A name in `objectness.backbone.BACKBONES`.
+        batch_norm: "frozen" keeps the statistics that the weights came with, "trained" lets them learn.
+        frozen_stages: 0 none, 1 the stem, 2 the stem and C2's stage, ... 5 the whole backbone.
+        pyramid_channels: Of every map of the pyramid (256: FPN section 3).
+        top_down: "cumulative", M_l = I_l + up(M_{l+1}) (FPN); "adjacent", M_l = I_l + up(I_{l+1}) (the article).
+        box_coding: "deltas" against the anchor, or "absolute" boxes (the article's failed experiment).
+        objectness_loss: "cross_entropy" (Faster R-CNN), or "squared" (the article).
+        input: How an image becomes the network's input.
+        anchors: The virtual boxes.
+        labels: Which anchors are positive and which negative.
+        selection: How regions become proposals.
 
     Raises:
         ConfigError: a value or combination that cannot be.
@@ -117,8 +177,8 @@ class Config:
 
     backbone: str = "resnet101"
     batch_norm: BatchNorm = "frozen"
-    frozen_stages: int = 0  # 0 none, 1 the stem, 2 the stem and C2's stage, ... 5 the whole backbone
-    pyramid_channels: int = 256  # FPN section 3
+    frozen_stages: int = 0
+    pyramid_channels: int = 256
     top_down: TopDown = "cumulative"
     box_coding: BoxCoding = "deltas"
     objectness_loss: ObjectnessLoss = "cross_entropy"
@@ -128,7 +188,12 @@ class Config:
     selection: SelectionOptions = field(default_factory=SelectionOptions)
 
     def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
+        for name, choices in (
+            ("batch_norm", BatchNorm),
+            ("top_down", TopDown),
+            ("box_coding", BoxCoding),
+            ("objectness_loss", ObjectnessLoss),
+        ):
             _require_choice(name, getattr(self, name), choices)
         _require(0 <= self.frozen_stages <= 5, f"frozen_stages = {self.frozen_stages} is not in 0..5")
         _require(self.pyramid_channels >= 1, f"pyramid_channels = {self.pyramid_channels} must be at least 1")
@@ -153,33 +218,118 @@ class Config:
         return _build(cls, values, "")
 
 
-CHOICES: dict[str, object] = {
-    "batch_norm": BatchNorm,
-    "top_down": TopDown,
-    "box_coding": BoxCoding,
-    "objectness_loss": ObjectnessLoss,
-}
-ARTICLE_MIN_VISIBLE = 0.9  # "correct those slightly over the border, delete most that cross it"; the article gives no number
+@dataclass(frozen=True)
+class AugmentOptions:
+    """How far a training image may differ from its photo.
+
+    Attributes:
+        flip: Probability of a mirror image.
+        scale: Smallest and largest size, relative to the one that just fits the canvas; what sticks out is cropped.
+    """
+
+    flip: float = 0.5
+    scale: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        _require(0 < self.scale[0] <= self.scale[1], f"augmentation scale {self.scale}: need 0 < smallest <= largest")
+        _require(0 <= self.flip <= 1, f"flip = {self.flip} is not in [0, 1]")
 
 
-def _build(kind: type, values: object, where: str) -> Any:
-    _require(isinstance(values, Mapping), f"configuration {where or 'file'}: expected an object, found {type(values).__name__}")
-    assert isinstance(values, Mapping)
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train; what to train is the network's `Config`.
+
+    Attributes:
+        epochs: How often each image is seen.
+        images_per_step: Of all processes together.
+        learning_rate: After warm-up; by default 0.02 for 16 images a step, and in proportion (FPN section 5.1).
+        momentum: Of SGD.
+        weight_decay: Of all trained weights.
+        warmup_steps: Steps of rising learning rate; at most a quarter of the run.
+        schedule: "steps", a tenth after 2/3 and 8/9 of the run, or "cosine".
+        clip_norm: Largest norm of all gradients together; 0 does not clip.
+        ema: Decay of a moving average of the weights, which is then what is measured and kept; 0 takes the weights.
+        precision: "auto" is bfloat16 where the device has instructions for it, else float32.
+        seed: Of weights, order, augmentation and sampling.
+        augment: How far a training image may differ from its photo.
+        weights: To start from: "imagenet", a backbone's file, or a checkpoint folder of the same network.
+        num_workers: Processes that decode.
+        cache: Keep the decoded set in "memory", or on the "device".
+        log_every: Steps between lines of metrics.jsonl.
+        checkpoint_every: Steps between checkpoints.
+        validate_every: Steps between measurements of recall; 0 measures at the end alone.
+        validate_images: Measure on the first so many; 0 takes all.
+    """
+
+    epochs: float = 12.0
+    images_per_step: int = 16
+    learning_rate: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_steps: int = 500
+    schedule: Schedule = "steps"
+    clip_norm: float = 10.0
+    ema: float = 0.0
+    precision: Precision = "auto"
+    seed: int = 0
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
+    weights: str | None = None
+    num_workers: int = 2
+    cache: Cache = "none"
+    log_every: int = 20
+    checkpoint_every: int = 200
+    validate_every: int = 0
+    validate_images: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in (("schedule", Schedule), ("precision", Precision), ("cache", Cache)):
+            _require_choice(name, getattr(self, name), choices)
+        for name in ("epochs", "images_per_step", "log_every", "checkpoint_every"):
+            _require(getattr(self, name) > 0, f"{name} = {getattr(self, name)} must be positive")
+        _require(0 <= self.ema < 1, f"ema = {self.ema} is not in [0, 1)")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate after warm-up."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return REFERENCE_LEARNING_RATE * self.images_per_step / REFERENCE_BATCH
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainOptions:
+        """The inverse of `to_dict`; errors as in `Config.from_dict`."""
+        return _build(cls, values, "")
+
+
+Options = TypeVar("Options")
+
+
+def _build(kind: type[Options], values: object, where: str) -> Options:
+    """A dataclass from JSON values, nested as it is; `where` is what its fields' names begin with in messages."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"configuration {where.rstrip('.') or 'file'}: expected an object, found {values!r}")
     hints = get_type_hints(kind)
-    known = {f.name for f in fields(kind)}
     for name in values:
-        _require(name in known, f"configuration field {where}{name} is unknown; known are {', '.join(sorted(known))}")
+        _require(name in hints, f"configuration field {where}{name} is unknown; known are {', '.join(sorted(hints))}")
     return kind(**{name: _convert(hints[name], value, f"{where}{name}") for name, value in values.items()})
 
 
 def _convert(hint: Any, value: object, where: str) -> Any:
+    """A JSON value as the type that a field is declared with."""
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
         return _build(hint, value, f"{where}.")
-    if getattr(hint, "__origin__", None) is tuple:
-        _require(isinstance(value, (list, tuple)), f"configuration field {where} = {value!r} must be a list")
-        assert isinstance(value, (list, tuple))
-        return tuple(_convert(get_args(hint)[0], item, where) for item in value)
+    if isinstance(hint, UnionType):  # "X | None"
+        return None if value is None else _convert(get_args(hint)[0], value, where)
+    if get_origin(hint) is tuple:
+        items = value if isinstance(value, (list, tuple)) else ()
+        arity = {len(items)} if Ellipsis in get_args(hint) else {len(get_args(hint))}
+        _require(bool(items) and len(items) in arity, f"configuration field {where} = {value!r} is no such list")
+        return tuple(_convert(get_args(hint)[0], item, where) for item in items)
     expected: tuple[type, ...] = {float: (int, float), int: (int,), bool: (bool,)}.get(hint, (str,))
     right = isinstance(value, expected) and (hint is bool or not isinstance(value, bool))
     _require(right, f"configuration field {where} = {value!r} must be of type {expected[-1].__name__}")

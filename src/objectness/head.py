@@ -19,9 +19,11 @@ class Head(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.cls = nn.Conv2d(channels, 2 * num_anchors, 1)
         self.reg = nn.Conv2d(channels, 4 * num_anchors, 1)
-        for conv in (self.conv, self.cls, self.reg):
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, std=0.01)
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Per level (N, channels, H, W) -> per level logits (N, 2 A, H, W) and deltas (N, 4 A, H, W)."""

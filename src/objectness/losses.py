@@ -57,7 +57,9 @@ def sum_losses(
     codes = _take(flatten_maps(output.deltas, 4), sampled)  # (N, S, 4)
 
     sampled_anchors = anchors[sampled]  # (N, S, 4)
-    gt_boxes = torch.stack([_take_matched(*each) for each in zip(sampled, matches, targets, sampled_anchors, strict=True)])
+    gt_boxes = torch.stack(
+        [_take_matched(*each) for each in zip(sampled, matches, targets, sampled_anchors, strict=True)]
+    )
     gt_boxes = torch.where(positive[..., None], gt_boxes, sampled_anchors)  # a harmless target where there is none
     gt_codes = BOX_CODERS[box_coding].encode(gt_boxes, sampled_anchors)
 

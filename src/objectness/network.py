@@ -63,21 +63,20 @@ class RegionProposalNetwork(nn.Module):
             output, grid, batch.sizes, self.config.selection, keep=keep, box_coding=self.config.box_coding
         )
 
-    def compute_loss_sums(self, batch: Batch, targets: Sequence[Targets], seeds: Sequence[int]) -> LossSums:
-        """One training step's forward pass: predict, match, sample, add up the losses.
+    def sum_losses(self, output: Output, batch: Batch, targets: Sequence[Targets], seeds: Sequence[int]) -> LossSums:
+        """Match, sample and add up the losses of the predictions for a batch.
 
         Args:
+            output: what `self(batch.images)` said.
             batch: N images.
             targets: N, in the input frame.
             seeds: N; which anchors are sampled depends on these alone, not on the other images of the batch.
         """
-        output = self(batch.images)
         anchors = self.make_anchors(output, batch.images).join()
-        labels = self.config.labels
         generator = torch.Generator(anchors.device)
-        matches = [match_anchors(anchors, each, labels) for each in targets]
+        matches = [match_anchors(anchors, each, self.config.labels) for each in targets]
         samples = [
-            sample_anchors(match.labels, labels, generator.manual_seed(seed))
+            sample_anchors(match.labels, self.config.labels, generator.manual_seed(seed))
             for match, seed in zip(matches, seeds, strict=True)
         ]
         return sum_losses(

@@ -16,7 +16,7 @@ SUPPRESSION_BLOCK = 256  # boxes decided at a time; memory is this times the box
 
 
 def fold_logits(pairs: Tensor) -> Tensor:
-    """One logit (...) from pairs (..., 2) = (object, no object): its sigmoid is the pair's softmax. NaN becomes -inf."""
+    """One logit (...) from pairs (..., 2) = (object, no object), its sigmoid their softmax; NaN becomes -inf."""
     margin = pairs[..., 0].float() - pairs[..., 1].float()
     return margin.masked_fill(margin.isnan(), -torch.inf)
 
@@ -64,14 +64,14 @@ def select_proposals(
 def score_by_nearest(
     logits: Sequence[Tensor], codes: Sequence[Tensor], grid: AnchorGrid, box_coding: BoxCoding
 ) -> list[Tensor]:
-    """The article's score: that of the anchor most like the refined region; per level (K_l,) in, per level (K_l,) out."""
+    """The article's score, that of the anchor most like the refined region: per level (K_l,) in and out."""
     regions = BOX_CODERS[box_coding].decode(torch.cat(list(codes)), grid.join())
     nearest = torch.cat(list(logits))[find_nearest_anchors(regions, grid)]
-    return list(nearest.split([len(level) for level in logits]))
+    return list(torch.split(nearest, [len(level) for level in logits]))
 
 
 def correct_border(regions: Selection, size: Tensor, options: SelectionOptions) -> Selection:
-    """Clip regions to the image of `size` (2,) = (height, width); drop the thin and those too little of which is inside."""
+    """Clip regions to the image of `size` (2,) = (height, width); drop the thin, and those with too little inside."""
     boxes = clip_boxes(regions.boxes, size)
     width_height = boxes[:, 2:] - boxes[:, :2]
     stays = (width_height >= options.min_size).all(dim=1) & (regions.logits > -torch.inf)  # false for NaN
@@ -92,7 +92,7 @@ def suppress(candidates: Selection, nms_iou: float, keep: int) -> Selection:
         keep: most boxes to return.
     """
     kept = torch.zeros(0, dtype=torch.int64, device=candidates.boxes.device)
-    for block in torch.arange(len(candidates.boxes), device=kept.device).split(SUPPRESSION_BLOCK):
+    for block in torch.split(torch.arange(len(candidates.boxes), device=kept.device), SUPPRESSION_BLOCK):
         alive = block[~_find_overlaps(candidates, kept, block, nms_iou).any(dim=0)]
         overlaps = _find_overlaps(candidates, alive, alive, nms_iou).triu(diagonal=1)  # row suppresses column
         kept = torch.cat([kept, alive[_keep_greedily(overlaps)]])

@@ -89,14 +89,12 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(64)
-        channels = 64
-        for i, (width, num_blocks) in enumerate(zip(STAGE_WIDTHS, design.blocks_per_stage, strict=True)):
-            blocks = []
-            for j in range(num_blocks):
-                stride = 2 if i > 0 and j == 0 else 1
-                blocks.append(design.block(channels, width, stride, design, norm))
-                channels = width * design.block.expansion
-            setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
+        strides, channels = (1, 2, 2, 2), 64
+        stages = []
+        for width, num_blocks, stride in zip(STAGE_WIDTHS, design.blocks_per_stage, strides, strict=True):
+            stages.append(make_stage(channels, width, num_blocks, stride, design, norm))
+            channels = width * design.block.expansion
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -110,6 +108,15 @@ class ResNet(nn.Module):
         return x
 
 
+def make_stage(
+    in_channels: int, width: int, num_blocks: int, stride: int, design: ResNetDesign, norm: NormFactory
+) -> nn.Sequential:
+    """The blocks between two changes of resolution; the first of them has the stride."""
+    first = design.block(in_channels, width, stride, design, norm)
+    channels = width * design.block.expansion
+    return nn.Sequential(first, *(design.block(channels, width, 1, design, norm) for _ in range(num_blocks - 1)))
+
+
 def make_shortcut(in_channels: int, out_channels: int, stride: int, norm: NormFactory) -> nn.Sequential | None:
     """A 1x1 convolution where the shape changes, nothing where it does not."""
     if stride == 1 and in_channels == out_channels:
@@ -119,4 +126,8 @@ def make_shortcut(in_channels: int, out_channels: int, stride: int, norm: NormFa
 
 def apply_shortcut(shortcut: nn.Sequential | None, x: Tensor) -> Tensor:
     """The input of a block in the shape of its output."""
-    return x if shortcut is None else convolve(shortcut[0], shortcut[1], x)
+    if shortcut is None:
+        return x
+    conv, norm = shortcut
+    assert isinstance(conv, nn.Conv2d)
+    return convolve(conv, norm, x)

@@ -1,0 +1,107 @@
+"""Find where the objects in an image are, before anyone says what they are.
+
+    import objectness
+
+    proposer = objectness.load()
+    proposals = proposer("street.jpg")
+    proposals.boxes, proposals.scores
+
+The names below are the public ones. They are imported when first used, so that `import objectness` costs nothing and
+the command answers `--help` before torch is there.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .backbone import BACKBONES as BACKBONES
+    from .backbone import Backbone as Backbone
+    from .backbone import make_backbone as make_backbone
+    from .checkpoint import load_network as load_network
+    from .checkpoint import save_checkpoint as save_checkpoint
+    from .config import AnchorOptions as AnchorOptions
+    from .config import AugmentOptions as AugmentOptions
+    from .config import Config as Config
+    from .config import InputOptions as InputOptions
+    from .config import LabelOptions as LabelOptions
+    from .config import SelectionOptions as SelectionOptions
+    from .config import TrainOptions as TrainOptions
+    from .data.dataset import read_dataset as read_dataset
+    from .data.records import Dataset as Dataset
+    from .data.records import ImageRecord as ImageRecord
+    from .draw import draw_boxes as draw_boxes
+    from .errors import AnnotationError as AnnotationError
+    from .errors import CheckpointError as CheckpointError
+    from .errors import ConfigError as ConfigError
+    from .errors import DownloadError as DownloadError
+    from .errors import ImageError as ImageError
+    from .errors import ObjectnessError as ObjectnessError
+    from .errors import TrainingError as TrainingError
+    from .evaluate import measure_recall as measure_recall
+    from .image import find_images as find_images
+    from .image import read_image as read_image
+    from .network import RegionProposalNetwork as RegionProposalNetwork
+    from .predict import Proposer as Proposer
+    from .predict import load as load
+    from .predict import measure_network as measure_network
+    from .proposals import select_proposals as select_proposals
+    from .recall_report import RecallReport as RecallReport
+    from .structures import Batch as Batch
+    from .structures import Output as Output
+    from .structures import Proposals as Proposals
+    from .structures import Selection as Selection
+    from .structures import Targets as Targets
+    from .train import train as train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "backbone": ("BACKBONES", "Backbone", "make_backbone"),
+    "checkpoint": ("load_network", "save_checkpoint"),
+    "config": (
+        "AnchorOptions",
+        "AugmentOptions",
+        "Config",
+        "InputOptions",
+        "LabelOptions",
+        "SelectionOptions",
+        "TrainOptions",
+    ),
+    "data.dataset": ("read_dataset",),
+    "data.records": ("Dataset", "ImageRecord"),
+    "draw": ("draw_boxes",),
+    "errors": (
+        "AnnotationError",
+        "CheckpointError",
+        "ConfigError",
+        "DownloadError",
+        "ImageError",
+        "ObjectnessError",
+        "TrainingError",
+    ),
+    "evaluate": ("measure_recall",),
+    "image": ("find_images", "read_image"),
+    "network": ("RegionProposalNetwork",),
+    "predict": ("Proposer", "load", "measure_network"),
+    "proposals": ("select_proposals",),
+    "recall_report": ("RecallReport",),
+    "structures": ("Batch", "Output", "Proposals", "Selection", "Targets"),
+    "train": ("train",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'objectness' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

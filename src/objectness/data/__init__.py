@@ -1,0 +1,1 @@
+"""Images with boxes: read, checked, and made into training examples."""

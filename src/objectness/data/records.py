@@ -1,0 +1,48 @@
+"""What every reader of annotations returns, whatever the format: images with their boxes, as numpy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRecord:
+    """One image and the boxes that people drew on it.
+
+    Attributes:
+        path: where the image file lies.
+        file: its name as the annotations give it, for messages and reports.
+        image_id: COCO's id; in other formats the file's name without its suffix.
+        height: of the frame of the boxes, px.
+        width: of the frame of the boxes, px.
+        boxes: (G, 4) float64 xyxy, px in the original image, clipped to it; each has an area. G = 0 is ordinary.
+        areas: (G,) float64, px^2: the annotation's own (COCO: of the mask), else the box's.
+        crowd: (G,) bool: a region of many objects.
+    """
+
+    path: Path
+    file: str
+    image_id: int | str
+    height: int
+    width: int
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The images of one annotation file or folder, in its order; never empty.
+
+    Attributes:
+        name: the path that the annotations were read from, as given.
+        records: at least one; no image_id twice.
+        notes: one sentence for each kind of thing that was left out or mended, with the first as an example.
+    """
+
+    name: str
+    records: tuple[ImageRecord, ...]
+    notes: tuple[str, ...]

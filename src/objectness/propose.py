@@ -1,0 +1,224 @@
+"""Proposals for many files: decode ahead, propose, draw, write one JSON line each; a stopped run goes on.
+
+A file that cannot be read, or not be proposed on, has a line with `error`, and the others are done. A picture is drawn
+before its line is written, so that lines which are kept have theirs; a run that goes on draws none for what it keeps.
+How a run goes on is told in `resume`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from .draw import draw_proposals
+from .errors import ConfigError, ImageError, ObjectnessError
+from .image import read_image
+from .resume import open_lines, start_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from .structures import Proposals
+
+    Proposer = Callable[[np.ndarray], Proposals]  # (H, W, 3) uint8 RGB -> proposals in its pixels
+
+
+WORKERS = min(4, os.cpu_count() or 1)  # threads that decode
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one file: proposals or an error, never both.
+
+    Attributes:
+        file: as it was given.
+        proposals: with the decoded image, which is large; let go of one result before taking many more.
+        error: one sentence that names the file.
+        drawing_error: one sentence that names the picture that could not be written.
+    """
+
+    file: Path
+    proposals: Proposals | None = None
+    error: str | None = None
+    drawing_error: str | None = None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of all files: `done` + `failed` of them have their line, of which `kept` had it before."""
+
+    done: int = 0
+    failed: int = 0
+    kept: int = 0
+    undrawn: int = 0  # pictures that could not be written
+
+
+def propose_files(
+    proposer: Proposer, files: Sequence[Path], *, workers: int = WORKERS
+) -> Generator[Result, None, None]:
+    """Propose on image files one by one, in their order, while the next few are decoded beside.
+
+    Args:
+        proposer: takes (H, W, 3) uint8 RGB and returns proposals in its pixels; called in the caller's thread.
+        files: of images. One that cannot be read gives a result with an error, and the others are done.
+        workers: threads that decode; they are at most two images each ahead, so that memory stays flat.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        for file, reading in _read_ahead(pool, files, 2 * workers):
+            yield _propose(proposer, file, reading)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def run(
+    proposer: Proposer,
+    files: Sequence[Path],
+    out: Path | TextIO,
+    *,
+    settings: Mapping[str, object] | None = None,
+    top: int | None = None,
+    min_score: float = 0.0,
+    overwrite: bool = False,
+    draw_dir: Path | None = None,
+    on_result: Callable[[Result, int], None] | None = None,
+) -> Counts:
+    """Propose on files and write JSON Lines; a run that was stopped goes on, by the rules of `resume`.
+
+    Args:
+        proposer: see `propose_files`.
+        files: of images, each once.
+        out: a path, or an open text file, such as stdout, that gets each line as soon as it is there.
+        settings: what else the results depend on, such as the weights; values that JSON can hold.
+        top: how many proposals of an image are written, the best; None: all.
+        min_score: of proposals that are written, 0..1.
+        overwrite: begin again, whatever `out` holds.
+        draw_dir: a folder for pictures, `<stem>.jpg`; see `name_pictures`.
+        on_result: called after each line with its result and the number of files that have their line by now.
+    Raises:
+        ConfigError: `out` holds something else than the start of this run, or cannot be written, or a picture would
+            take the place of an image.
+    """
+    pictures = name_pictures(files, draw_dir) if draw_dir else {}
+    all_settings = {**(settings or {}), "top": top, "min_score": min_score}
+    with open_lines(out, files, all_settings, overwrite=overwrite) as (lines, kept):
+        counts = Counts(kept.num_lines - kept.num_failed, kept.num_failed, kept.num_lines)
+        with closing(propose_files(proposer, files[kept.num_lines :])) as results:
+            for each in results:
+                result = _draw(_narrow(each, top, min_score), pictures)
+                lines.write(to_json_line(result) + "\n")
+                lines.flush()
+                counts = _count(counts, result)
+                if on_result:
+                    on_result(result, counts.done + counts.failed)
+    return counts
+
+
+def to_json_line(result: Result) -> str:
+    """One line, without its end: boxes px to 2 decimals, scores to 5. What failed has `file` and `error` only."""
+    proposals = result.proposals
+    if proposals is None:
+        return f'{start_line(result.file)}, "error": {json.dumps(result.error)}}}'
+    values = {
+        "width": proposals.image_size[1],
+        "height": proposals.image_size[0],
+        "boxes": [[round(edge, 2) + 0.0 for edge in box] for box in proposals.boxes.tolist()],  # + 0.0: never -0.0
+        "scores": [round(score, 5) for score in proposals.scores.tolist()],
+        "levels": proposals.levels.tolist(),
+    }
+    return f"{start_line(result.file)}, {json.dumps(values, allow_nan=False)[1:]}"
+
+
+def name_pictures(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Name a picture in `folder` for each file, so that no two share one.
+
+    They are `<stem>.jpg`; where two files have the same stem, the folders below the files' common one are kept; where
+    that is not enough, the files' own endings are too (`a.png.jpg`).
+
+    Raises:
+        ConfigError: a picture would take the place of one of the files.
+    """
+    if not files:
+        return {}
+    absolute = [Path(os.path.normpath(file.absolute())) for file in files]
+    common = os.path.commonpath([file.parent for file in absolute])
+    full = [file.relative_to(common) for file in absolute]
+    short = [Path(file.stem) for file in full]
+    ways = (short, [file.with_suffix("") for file in full], full)
+    names = next((way for way in ways if len({str(name).casefold() for name in way}) == len(way)), full)
+    pictures = {file: folder / f"{name}.jpg" for file, name in zip(files, names, strict=True)}
+    taken = {file.resolve() for file in files}
+    for picture in pictures.values():
+        if picture.resolve() in taken:
+            raise ConfigError(f"drawing into {folder} would overwrite the image {picture}; draw into another folder")
+    return pictures
+
+
+def _read_ahead(
+    pool: ThreadPoolExecutor, files: Sequence[Path], count: int
+) -> Iterator[tuple[Path, Future[np.ndarray]]]:
+    waiting: deque[tuple[Path, Future[np.ndarray]]] = deque()
+    for file in files:
+        waiting.append((file, pool.submit(read_image, file)))
+        if len(waiting) > count:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
+
+
+def _propose(proposer: Proposer, file: Path, reading: Future[np.ndarray]) -> Result:
+    try:
+        image = reading.result()
+    except ImageError as error:
+        return Result(file, error=str(error))
+    try:
+        return Result(file, replace(proposer(image), image=image))
+    except ObjectnessError as error:
+        return Result(file, error=f"{file}: {error}")
+
+
+def _narrow(result: Result, top: int | None, min_score: float) -> Result:
+    if result.proposals is None:
+        return result
+    proposals = result.proposals.above(min_score)
+    return replace(result, proposals=proposals if top is None else proposals.top(top))
+
+
+def _count(counts: Counts, result: Result) -> Counts:
+    return replace(
+        counts,
+        done=counts.done + (result.error is None),
+        failed=counts.failed + (result.error is not None),
+        undrawn=counts.undrawn + (result.drawing_error is not None),
+    )
+
+
+def _draw(result: Result, pictures: Mapping[Path, Path]) -> Result:
+    """Draw a result's picture, if it shall have one; a failure is noted in the result."""
+    if result.proposals is None or result.file not in pictures:
+        return result
+    picture = pictures[result.file]
+    try:
+        _save_whole(draw_proposals(result.proposals), picture)
+    except (ObjectnessError, OSError, ValueError) as error:
+        return replace(result, drawing_error=f"{picture}: cannot be drawn ({error})")
+    return result
+
+
+def _save_whole(image: Image.Image, path: Path) -> None:
+    """Save a JPEG, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        image.save(unfinished, "JPEG", quality=90, subsampling=0)  # lines keep their colour
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,352 @@
+"""Training: one loop that can be killed anywhere and goes on to bit-identical weights.
+
+A run folder holds
+    options.json      what was asked for, and the number of images
+    metrics.jsonl     a line every `log_every` steps, and one each validation
+    last/, best/      checkpoints; `last` with what is needed to go on, `best` by AR@100 where there is validation
+
+Every step is a function of (weights, optimiser state, step): order, augmentation and sampling come from the seed and
+the step's number (`data.loader`), so a checkpoint holds no state of any random generator.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .checkpoint import (
+    MODEL_FILE,
+    TRAINING_FILE,
+    find_checkpoint,
+    load_backbone,
+    load_state,
+    read_safetensors,
+    read_torch_file,
+    save_checkpoint,
+)
+from .config import Config, Precision, TrainOptions
+from .data.loader import Examples, TrainingSet, iterate_steps, load_cache, move_examples
+from .data.records import ImageRecord
+from .errors import TrainingError
+from .network import RegionProposalNetwork
+from .predict import measure_network
+from .recall_report import RecallReport
+from .run_log import RunLog
+
+STEP_SHARES = (2 / 3, 8 / 9)  # of the run, as in the peers' 60k and 80k of 90k steps
+
+
+class Progress(NamedTuple):
+    """What a watcher of the run is told, after every `log_every` steps and every validation."""
+
+    step: int
+    num_steps: int
+    objectness_loss: float
+    box_loss: float
+    positives_per_image: float
+    images_per_second: float
+    learning_rate: float
+    recall: RecallReport | None = None
+
+
+class Result(NamedTuple):
+    """How a call of `train` ended."""
+
+    step: int
+    num_steps: int
+    recall: RecallReport | None
+
+    @property
+    def is_complete(self) -> bool:
+        """False where it was stopped early and can go on."""
+        return self.step >= self.num_steps
+
+
+def train(
+    config: Config,
+    options: TrainOptions,
+    records: Sequence[ImageRecord],
+    run_dir: Path,
+    *,
+    validation: Sequence[ImageRecord] = (),
+    sources: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train a network, alone or as one of several processes that torchrun started.
+
+    Args:
+        config: the network.
+        options: the schedule.
+        records: images and boxes.
+        run_dir: the run folder.
+        validation: what recall is measured on.
+        sources: where records and validation come from, to be noted in the run folder; values that JSON can hold.
+        device: where to compute.
+        resume: go on from the run folder's last checkpoint, or start where there is none.
+        on_progress: called in the first process.
+        should_stop: asked after every step; when it says so a checkpoint is written and the call returns.
+
+    Returns:
+        The step reached, and the last measured recall.
+
+    Raises:
+        TrainingError: a loss that is not finite, or a run folder that holds another run.
+        ConfigError, ImageError, AnnotationError, CheckpointError, DownloadError: as their names say.
+    """
+    run = _Run(config, options, records, run_dir, validation, torch.device(device), resume)
+    if run.is_first:
+        sources = {**(sources or {}), "num_images": len(records)}
+        run.log = RunLog(run_dir, {"config": config.to_dict(), "train": options.to_dict(), "data": sources}, run.step)
+    for progress in run.advance(should_stop):
+        if run.is_first:
+            on_progress(progress)
+    return Result(run.step, run.num_steps, run.recall)
+
+
+class _Run:
+    """The state of a run, and the loop over its steps."""
+
+    def __init__(
+        self,
+        config: Config,
+        options: TrainOptions,
+        records: Sequence[ImageRecord],
+        run_dir: Path,
+        validation: Sequence[ImageRecord],
+        device: torch.device,
+        resume: bool,
+    ):
+        self.config, self.options, self.run_dir, self.device = config, options, run_dir, device
+        self.validation = validation[: options.validate_images or None]
+        self.rank, self.num_ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        self.is_first = self.rank == 0
+        self.step, self.best_recall = 0, -math.inf
+        self.recall: RecallReport | None = None
+        self.log: RunLog | None = None
+
+        torch.manual_seed(options.seed)
+        self.network = start_network(config, options.weights).to(device).train()
+        self.ema = copy.deepcopy(self.network).requires_grad_(False) if options.ema else None
+        self.parameters = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(
+            self.parameters, lr=options.peak_learning_rate, momentum=options.momentum, weight_decay=options.weight_decay
+        )
+        if resume:
+            self._restore()
+        self.model: nn.Module = DistributedDataParallel(self.network) if self.num_ranks > 1 else self.network
+        self.autocast = choose_precision(options.precision, device) == "bfloat16"
+
+        cache = None
+        if options.cache != "none":
+            where = device if options.cache == "device" else torch.device("cpu")
+            cache = load_cache(records, config.input, options.augment.scale[1], where)
+        self.training_set = TrainingSet(
+            records,
+            config.input,
+            options.augment,
+            options.images_per_step,
+            seed=options.seed,
+            rank=self.rank,
+            num_ranks=self.num_ranks,
+            cache=cache,
+        )
+        self.num_steps = max(1, math.ceil(options.epochs * self.training_set.steps_per_epoch))
+
+    def advance(self, should_stop: Callable[[], bool]) -> Iterator[Progress]:
+        """Train to the end, or until told to stop; a checkpoint is written at either."""
+        options = self.options
+        workers = 0 if options.cache == "device" else options.num_workers  # a worker cannot reach the device
+        window = _Window()
+        for examples in iterate_steps(self.training_set, self.step, self.num_steps, workers):
+            window.add(self._take_step(examples), examples)
+            self.step += 1
+            stopping = self._agree(should_stop())
+            complete = self.step == self.num_steps
+            save = stopping or complete or self.step % options.checkpoint_every == 0
+            validate = complete or (options.validate_every > 0 and self.step % options.validate_every == 0)
+            if save or validate or self.step % options.log_every == 0:
+                progress = window.summarise(self)  # before saving: it raises where a loss is not finite
+                self._write_log(progress)
+                yield progress
+                window = _Window()
+            if validate and self.validation:
+                progress = self._validate(progress)
+                self._write_log(progress)
+                yield progress
+                window = _Window()  # its clock must not count the validation
+            if save:
+                self._save("last")
+            if stopping:
+                return
+
+    def _take_step(self, examples: Examples) -> Tensor:
+        """One step of the optimiser; returns (4,): loss sums of objectness and boxes, sampled and positive anchors."""
+        learning_rate = compute_learning_rate(self.step, self.num_steps, self.options)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        batch, targets = move_examples(examples, self.config.input, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            output = self.model(batch.images)
+        sums = self.network.sum_losses(output, batch, targets, examples.seeds)
+        totals = torch.stack([each.detach().float() for each in sums])
+        if self.num_ranks > 1:
+            dist.all_reduce(totals)
+        # DDP averages gradients over processes: times their number, over the joint count, is the joint batch's mean.
+        loss = (sums.objectness + sums.box) * self.num_ranks / totals[2].clamp(min=1)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.options.clip_norm:
+            nn.utils.clip_grad_norm_(self.parameters, self.options.clip_norm)
+        self.optimizer.step()
+        if self.ema is not None:
+            update_average(self.ema, self.network, min(self.options.ema, (1 + self.step) / (10 + self.step)))
+        return totals
+
+    def _validate(self, progress: Progress) -> Progress:
+        """Measure recall, and keep the weights if they are the best so far."""
+        network = self.ema or self.network
+        self.recall = measure_network(network.eval(), self.validation)
+        self.network.train()
+        measured = self.recall.average_recall(100)
+        if measured > self.best_recall:
+            self.best_recall = measured
+            self._save("best")
+        return progress._replace(recall=self.recall)
+
+    def _save(self, name: str) -> None:
+        if not self.is_first:
+            return
+        network = self.ema or self.network
+        training = None
+        if name == "last":
+            training = {
+                "step": self.step,
+                "best_recall": self.best_recall,
+                "network": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+        save_checkpoint(self.run_dir / name, network.state_dict(), self.config, training)
+
+    def _restore(self) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        if not (self.run_dir / "last").exists() and not (self.run_dir / "last.previous").exists():
+            return
+        folder = find_checkpoint(self.run_dir / "last")
+        training = read_torch_file(folder / TRAINING_FILE)
+        load_state(self.network, training["network"], str(folder / TRAINING_FILE))
+        if self.ema is not None:
+            load_state(self.ema, read_safetensors(folder / MODEL_FILE), str(folder / MODEL_FILE))
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.step, self.best_recall = training["step"], training["best_recall"]
+
+    def _write_log(self, progress: Progress) -> None:
+        if self.log is not None:
+            self.log.write(progress)
+
+    def _agree(self, stop: bool) -> bool:
+        """True in every process as soon as one wants to stop."""
+        if self.num_ranks == 1:
+            return stop
+        flag = torch.tensor(float(stop), device=self.device)
+        dist.all_reduce(flag)
+        return bool(flag > 0)
+
+
+class _Window:
+    """The steps since the last report; their losses are read from the device together."""
+
+    def __init__(self) -> None:
+        self.totals: list[Tensor] = []
+        self.files: list[list[str]] = []
+        self.started = time.perf_counter()
+
+    def add(self, totals: Tensor, examples: Examples) -> None:
+        self.totals.append(totals)
+        self.files.append(examples.files)
+
+    def summarise(self, run: _Run) -> Progress:
+        """Means over the window.
+
+        Raises:
+            TrainingError: a loss is not finite; the message has the step, the parts and the images.
+        """
+        first_step = run.step - len(self.totals)
+        rows = torch.stack(self.totals).tolist()  # waits for the device
+        for i, (objectness, box, _, _) in enumerate(rows):
+            if not math.isfinite(objectness + box):
+                raise TrainingError(
+                    f"step {first_step + i}: the loss is not finite (sums: objectness {objectness:.3g}, box {box:.3g}) "
+                    f"on {', '.join(self.files[i])}; lower the learning rate, or look at the boxes of these images. "
+                    f"--resume goes on from the last checkpoint"
+                )
+        images = len(rows) * run.options.images_per_step
+        objectness, box, num_sampled, num_positive = (sum(column) for column in zip(*rows, strict=True))
+        return Progress(
+            step=run.step,
+            num_steps=run.num_steps,
+            objectness_loss=objectness / max(num_sampled, 1),
+            box_loss=box / max(num_sampled, 1),
+            positives_per_image=num_positive / images,
+            images_per_second=images / (time.perf_counter() - self.started),
+            learning_rate=compute_learning_rate(run.step - 1, run.num_steps, run.options),
+        )
+
+
+def start_network(config: Config, weights: str | None) -> RegionProposalNetwork:
+    """A network to train: at random, on a pretrained backbone, or from another run's checkpoint.
+
+    Args:
+        config: the network.
+        weights: "imagenet" or a backbone's .pth or .safetensors file; a checkpoint or run folder of the same network.
+    """
+    network = RegionProposalNetwork(config)
+    if weights is None:
+        return network
+    if Path(weights).is_dir():
+        model = find_checkpoint(weights) / MODEL_FILE
+        load_state(network, read_safetensors(model), str(model))
+    else:
+        load_backbone(network.backbone, config.backbone, weights)
+    return network
+
+
+def compute_learning_rate(step: int, num_steps: int, options: TrainOptions) -> float:
+    """The learning rate of a step: linear warm-up, then steps or a cosine."""
+    peak = options.peak_learning_rate
+    if options.schedule == "cosine":
+        rate = peak * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    else:
+        rate = peak * 0.1 ** sum(step >= num_steps * share for share in STEP_SHARES)
+    return rate * min(1.0, 1e-3 + (step + 1) / max(1, min(options.warmup_steps, num_steps // 4)))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, current: nn.Module, decay: float) -> None:
+    """Move an exponential moving average of a module's weights and buffers towards the current ones."""
+    for mean, value in zip(average.state_dict().values(), current.state_dict().values(), strict=True):
+        if value.is_floating_point():
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+def choose_precision(precision: Precision, device: torch.device) -> Precision:
+    """What "auto" means here: bfloat16 where the device has instructions for it, else float32."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bfloat16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"

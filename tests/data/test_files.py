@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from objectness.data.files import Listing, find_parent, list_images, measure_image, read_bytes, read_lines
+from objectness.errors import AnnotationError, ImageError
+from objectness.image import read_image
+
+
+def save_oriented(path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_size_is_that_of_the_upright_image(tmp_path, suffix, orientation):
+    path = tmp_path / f"a.{suffix}"
+    save_oriented(path, orientation)
+    assert measure_image(path) == ((20, 30) if orientation < 5 else (30, 20)) == read_image(path).shape[:2]
+
+
+def test_size_needs_no_more_than_the_header(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    assert measure_image(path) == (50, 70)
+
+
+def test_damaged_exif_leaves_the_size(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (30, 20)).save(path, exif=b"Exif\0\0nonsense")
+    assert measure_image(path) == (20, 30)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"II*\0\xff\xff\xff\xff"])
+def test_what_is_no_image_raises(tmp_path, content):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.png: cannot be read as an image"):
+        measure_image(path)
+
+
+def test_listing_knows_files_not_folders_and_no_impossible_names(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "a.jpg").touch()
+    listing = Listing()
+    assert tmp_path / "a.jpg" in listing
+    assert not any(
+        path in listing for path in (tmp_path / "folder.jpg", tmp_path / "b.jpg", tmp_path / "nix" / "a.jpg")
+    )
+    assert Path("nul\0", "a.jpg") not in listing
+    assert Path("\ud800", "a.jpg") not in listing
+
+
+def test_listing_finds_an_image_by_its_stem(tmp_path):
+    for name in ("a.JPG", "b.png", "c.txt"):
+        (tmp_path / name).touch()
+    listing = Listing()
+    assert [listing.find_image(tmp_path, stem) for stem in "abc"] == [tmp_path / "a.JPG", tmp_path / "b.png", None]
+
+
+def test_images_are_listed_below_and_without_hidden_ones(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("sub/b.PNG", "a.jpg", "._a.jpg", "a.txt"):
+        (tmp_path / name).touch()
+    assert set(list_images(tmp_path)) == {tmp_path / "a.jpg", tmp_path / "sub" / "b.PNG"}
+    assert list_images(tmp_path / "nix") == []
+
+
+@pytest.mark.parametrize(("folder", "parent"), [("a/b", "a"), ("a", "."), (".", ".."), ("..", "../.."), ("/", "/..")])
+def test_parent(folder, parent):
+    assert find_parent(Path(folder)) == Path(parent)
+
+
+def test_lines_are_stripped_of_blanks_and_byte_order_mark(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone \r\n\r\n two")
+    assert read_lines(path) == ["one", "", "two"]
+
+
+@pytest.mark.parametrize("name", ["nix", "nul\0", "\ud800", "."])
+def test_what_cannot_be_read_raises(tmp_path, name):
+    with pytest.raises(AnnotationError, match="cannot be read"):
+        read_bytes(tmp_path / name)
+
+
+def test_binary_lines_raise(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"0 0.5\xff")
+    with pytest.raises(AnnotationError, match=r"a\.txt: is not UTF-8 text \(invalid start byte at byte 5\)"):
+        read_lines(path)
