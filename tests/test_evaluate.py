@@ -355,7 +355,7 @@ def test_kept_says_when_an_ar_is_another_ar():
 
 
 def test_kept_counts_the_images_with_fewer():
-    report = make_report([100, 99, 3, 200])
+    report = make_report([100, 99, 3, 100])
     assert report.describe_kept(100) == "AR@100: 2 of 4 images have fewer than 100 proposals (fewest: 3)."
     assert report.describe_kept(10) == "AR@10: 1 of 4 images has fewer than 10 proposals (fewest: 3)."
 

@@ -1,0 +1,63 @@
+# make demo    propose on the example photos and draw what was found
+# make test    run all the tests
+# make check   formatting, lint and types
+# make bench   run the benchmarks
+# make clean   remove what the others made, the virtual environment too
+#
+# Each makes what it needs: a virtual environment in .venv with the versions of constraints.txt, installed again only
+# where pyproject.toml or constraints.txt changed. PYTHON is the interpreter that the environment is made with.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PEER := ../shared/tools/install-peer-torchvision
+
+.PHONY: demo test check bench clean
+.NOTPARALLEL:
+
+demo: .venv/.demo-installed
+	$(BIN)/objectness propose examples/photos --out demo/proposals.jsonl --draw demo --top 50 --overwrite
+	@echo "Look at demo/*.jpg: the 50 best proposals on each photo, coloured by pyramid level, the doubtful faint."
+	@echo "demo/proposals.jsonl has them as numbers, one line of JSON for each photo."
+
+test: .venv/.dev-installed
+	@if [ ! -x $(PEER) ]; then \
+	    echo "torchvision is not installed: $(PEER) is not beside this checkout. Tests that compare with it skip."; \
+	elif ! $(PEER) $(BIN)/python; then \
+	    echo "torchvision could not be installed by $(PEER). Tests that compare with it skip."; \
+	fi
+	$(BIN)/python -m pytest
+	@echo "A line SKIPPED above, if any, says which tests were left out and why."
+
+check: .venv/.dev-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.dev-installed
+	@for script in bench/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean:
+	rm -rf .venv build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src -name '*.egg-info' -prune -exec rm -rf {} +
+	find src tests bench examples experiments -name __pycache__ -prune -exec rm -rf {} +
+
+# The project itself is installed in place, so that changes of the source need no installation. setuptools comes first
+# and build isolation is off, so that what builds the package is pinned too.
+.venv/.demo-installed: pyproject.toml constraints.txt | .venv/.made
+	@echo "Installing what Objectness needs into .venv ..."
+	@$(PIP) install --constraint constraints.txt setuptools
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev-installed: pyproject.toml constraints.txt | .venv/.made
+	@echo "Installing what Objectness and its development need into .venv ..."
+	@$(PIP) install --constraint constraints.txt setuptools
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch .venv/.demo-installed $@
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "$(PYTHON) is not Python 3.11 or newer; name another with: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+	@touch $@

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from objectness.batch import fit_size, make_batch, resize_image
+from objectness.config import InputOptions
+
+PLAIN = InputOptions(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((427, 640), (800, 1199)),  # 640 * 800 / 427 = 1199.06
+        ((640, 427), (1199, 800)),
+        ((500, 500), (800, 800)),
+        ((400, 1000), (533, 1333)),  # 1333 / 1000 is less than 800 / 400: 400 * 1.333 = 533.2
+        ((1000, 400), (1333, 533)),
+        ((1, 5000), (1, 1333)),  # 1 * 0.2666 is no pixel
+        ((1, 1), (800, 800)),
+    ],
+)
+def test_fit_size_by_hand(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert fit_size(size, InputOptions()) == expected
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 900), st.integers(0, 700))
+def test_fit_size_keeps_the_limits_and_the_shape(height: int, width: int, short: int, more: int) -> None:
+    options = InputOptions(short_side=short, long_side=short + more)
+    fitted = fit_size((height, width), options)
+    assert fit_size((width, height), options) == fitted[::-1]
+    assert min(fitted) >= 1
+    assert min(fitted) <= short
+    assert max(fitted) <= short + more
+    assert min(fitted) == short or max(fitted) == short + more
+    scale = max(fitted) / max(height, width)
+    assert min(fitted) == pytest.approx(max(1, min(height, width) * scale), abs=0.5 + 0.5 * min(fitted) / max(fitted))
+
+
+@pytest.mark.parametrize("size", [(40, 30), (17, 90), (120, 160), (1, 1)])
+def test_resizing_agrees_with_pillow(size: tuple[int, int]) -> None:
+    """An independent implementation of the same filter; both smaller and larger than the image."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+    resized = resize_image(torch.from_numpy(pixels).permute(2, 0, 1), size)
+    assert resized.dtype == torch.uint8
+    difference = resized.permute(1, 2, 0).numpy().astype(int) - expected
+    assert abs(difference).max() <= 1
+
+
+def test_resizing_to_the_same_size_is_nothing() -> None:
+    image = torch.zeros(3, 4, 5, dtype=torch.uint8)
+    assert resize_image(image, (4, 5)) is image
+
+
+def test_normalising_by_hand() -> None:
+    options = InputOptions(mean=(0.5, 0.0, 0.2), std=(0.5, 0.1, 1.0), pad_multiple=1)
+    image = torch.tensor([255, 51, 0], dtype=torch.uint8).reshape(3, 1, 1)
+    # (1 - 0.5) / 0.5, 0.2 / 0.1, (0 - 0.2) / 1
+    torch.testing.assert_close(make_batch([image], options).images.flatten(), torch.tensor([1.0, 2.0, -0.2]))
+
+
+def test_padding_by_hand() -> None:
+    """Source of the first: detectron2, test_imagelist.py: 15 x 20 padded to multiples of 4 is 16 x 20."""
+    white = torch.full((3, 15, 20), 255, dtype=torch.uint8)
+    batch = make_batch([white], InputOptions(mean=PLAIN.mean, std=PLAIN.std, pad_multiple=4))
+    assert batch.images.shape == (1, 3, 16, 20)
+    assert (batch.images[..., :15, :] == 1).all()
+    assert (batch.images[..., 15:, :] == 0).all()
+    assert batch.sizes.tolist() == [[15, 20]]
+
+
+def test_padding_is_zero_after_normalising() -> None:
+    black = torch.zeros(3, 5, 7, dtype=torch.uint8)
+    images = make_batch([black], InputOptions()).images
+    assert images.shape == (1, 3, 32, 32)
+    assert (images[..., :5, :7] < 0).all()  # black is below the mean
+    assert not images[..., 5:, :].any()
+    assert not images[..., :, 7:].any()
+
+
+def make_images() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in ((33, 20), (10, 70))]
+
+
+def test_images_of_unequal_sizes() -> None:
+    images = make_images()
+    batch = make_batch(images, PLAIN)
+    assert batch.images.shape == (2, 3, 64, 96)  # 33 and 70, rounded up to multiples of 32
+    assert batch.sizes.tolist() == [[33, 20], [10, 70]]
+    assert batch.images.dtype == batch.sizes.dtype == torch.float32
+    for padded, image in zip(batch.images, images, strict=True):
+        height, width = image.shape[1:]
+        torch.testing.assert_close(padded[:, :height, :width], image / 255)
+        assert padded.count_nonzero() == image.count_nonzero()  # nothing else anywhere
+
+
+def test_batch_of_two_is_two_of_one_on_the_same_canvas() -> None:
+    images = make_images()
+    both = make_batch(images, InputOptions())
+    for i, image in enumerate(images):
+        one = make_batch([image], InputOptions(), pad_to=(64, 96))
+        assert torch.equal(one.images[0], both.images[i])
+        assert torch.equal(one.sizes[0], both.sizes[i])
+
+
+def test_pad_to_is_rounded_up_too() -> None:
+    images = make_images()
+    assert make_batch(images, PLAIN, pad_to=(33, 97)).images.shape == (2, 3, 64, 128)
+    assert make_batch(images, PLAIN, pad_to=(64, 96)).images.shape == (2, 3, 64, 96)
+
+
+def test_one_pixel() -> None:
+    batch = make_batch([torch.full((3, 1, 1), 255, dtype=torch.uint8)], PLAIN)
+    assert batch.images.shape == (1, 3, 32, 32)
+    assert batch.images.sum() == 3
+    assert batch.sizes.tolist() == [[1, 1]]

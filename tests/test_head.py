@@ -1,0 +1,50 @@
+import pytest
+import torch
+
+from objectness.head import Head
+
+
+def test_initial_statistics() -> None:
+    """Source: Faster R-CNN, section 3.1.3: N(0, 0.01), and biases 0."""
+    torch.manual_seed(0)
+    head = Head()
+    for conv in (head.conv, head.cls, head.reg):
+        count = conv.weight.numel()  # 589,824, 1,536 and 3,072; errors of mean and deviation fall with its root
+        assert conv.weight.mean().item() == pytest.approx(0, abs=0.04 / count**0.5)
+        assert conv.weight.std().item() == pytest.approx(0.01, rel=3 / count**0.5)
+        assert not conv.bias.any()
+
+
+def test_number_of_parameters() -> None:
+    # 256 * 256 * 9 + 256, then 257 for each of 6 logits and 12 deltas
+    assert sum(p.numel() for p in Head().parameters()) == 590_080 + 257 * 18
+
+
+def test_shapes() -> None:
+    levels = [torch.zeros(2, 8, 5, 7), torch.zeros(2, 8, 1, 1)]
+    logits, deltas = Head(channels=8, num_anchors=4)(levels)
+    assert [tuple(level.shape) for level in logits] == [(2, 8, 5, 7), (2, 8, 1, 1)]
+    assert [tuple(level.shape) for level in deltas] == [(2, 16, 5, 7), (2, 16, 1, 1)]
+
+
+def test_levels_share_the_weights() -> None:
+    level = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    logits, deltas = Head(channels=8)([level, level])
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(deltas[0], deltas[1])
+
+
+def test_head_by_hand() -> None:
+    head = Head(channels=1, num_anchors=1)
+    with torch.no_grad():
+        head.conv.weight.fill_(1)
+        head.cls.weight.copy_(torch.tensor([2.0, -1]).reshape(2, 1, 1, 1))
+        head.cls.bias.copy_(torch.tensor([0.0, 5]))
+        head.reg.weight.copy_(torch.arange(4.0).reshape(4, 1, 1, 1))
+    image = torch.zeros(1, 1, 3, 3)
+    image[..., 0, 0], image[..., 2, 2] = 3, -100
+    (logits,), (deltas,) = head([image])
+    # sums of 3 x 3 neighbours, then ReLU: 3 around the first corner, 0 where -100 reaches and where nothing is
+    assert logits[0, 0].tolist() == [[6, 6, 0], [6, 0, 0], [0, 0, 0]]
+    assert logits[0, 1].tolist() == [[2, 2, 5], [2, 5, 5], [5, 5, 5]]
+    assert deltas[0, :, 0, 0].tolist() == [0, 3, 6, 9]
