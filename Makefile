@@ -11,8 +11,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PEER := ../shared/tools/install-peer-torchvision
+BENCHES := bench/recall.py bench/inference_cpu.py bench/training_step.py
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench clean peer
 .NOTPARALLEL:
 
 demo: .venv/.demo-installed
@@ -20,22 +21,25 @@ demo: .venv/.demo-installed
 	@echo "Look at demo/*.jpg: the 50 best proposals on each photo, coloured by pyramid level, the doubtful faint."
 	@echo "demo/proposals.jsonl has them as numbers, one line of JSON for each photo."
 
-test: .venv/.dev-installed
-	@if [ ! -x $(PEER) ]; then \
-	    echo "torchvision is not installed: $(PEER) is not beside this checkout. Tests that compare with it skip."; \
-	elif ! $(PEER) $(BIN)/python; then \
-	    echo "torchvision could not be installed by $(PEER). Tests that compare with it skip."; \
-	fi
+test: .venv/.dev-installed peer
 	$(BIN)/python -m pytest
-	@echo "A line SKIPPED above, if any, says which tests were left out and why."
+	@echo "Lines that begin with SKIPPED, if there are any above, say which tests were left out and why."
+
+# torchvision, with which some tests and benchmarks compare, where the tool that installs it stands beside the checkout.
+peer: .venv/.dev-installed
+	@if [ ! -x $(PEER) ]; then \
+	    echo "Left out: what compares with torchvision ($(PEER) is not there to install it)."; \
+	elif ! $(PEER) $(BIN)/python; then \
+	    echo "Left out: what compares with torchvision ($(PEER) failed, see above)."; \
+	fi
 
 check: .venv/.dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: .venv/.dev-installed
-	@for script in bench/*.py; do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+bench: .venv/.dev-installed peer
+	@for script in $(BENCHES); do echo "python $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf .venv build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

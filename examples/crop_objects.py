@@ -21,7 +21,9 @@ def main() -> None:
     parser.add_argument("sources", nargs="*", default=[PHOTOS])
     parser.add_argument("--count", type=int, default=5, help="crops of each photo")
     parser.add_argument("--out", type=Path, default=Path("demo/crops"))
-    parser.add_argument("--weights", default="lite0", help="a run or checkpoint folder, in place of the shipped network")
+    parser.add_argument(
+        "--weights", default="lite0", help="a run or checkpoint folder, in place of the shipped network"
+    )
     args = parser.parse_args()
 
     proposer = objectness.load(args.weights)

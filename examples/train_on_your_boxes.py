@@ -20,7 +20,9 @@ def main() -> None:
     parser.add_argument("annotations", nargs="?", default=BOXES)
     parser.add_argument("--epochs", type=float, default=40)
     parser.add_argument("--out", type=Path, default=Path("runs/example"))
-    parser.add_argument("--weights", default="lite0", help="a run or checkpoint folder, in place of the shipped network")
+    parser.add_argument(
+        "--weights", default="lite0", help="a run or checkpoint folder, in place of the shipped network"
+    )
     args = parser.parse_args()
 
     records = objectness.read_dataset(args.annotations).records

@@ -117,7 +117,8 @@ def find_nearest_anchors(boxes: Tensor, grid: AnchorGrid) -> Tensor:
     are equally unlike it.
 
     Args:
-        boxes: (n, 4) xyxy, px in the input frame; one without area counts as one of a hundredth of a pixel.
+        boxes: (n, 4) xyxy, px in the input frame; one without area counts as one of a hundredth of a pixel. Where a
+            coordinate is not a number the answer means nothing, but it is a position.
         grid: where the anchors are.
 
     Returns:
@@ -133,7 +134,7 @@ def find_nearest_anchors(boxes: Tensor, grid: AnchorGrid) -> Tensor:
     strides = torch.tensor(grid.strides, dtype=torch.float32, device=device)[level]  # (n, 2) vertical, horizontal
     limits = torch.tensor(grid.map_sizes, dtype=torch.float32, device=device)[level] - 1
     centres = (boxes[:, :2] + boxes[:, 2:]).flip(1) / 2  # (n, 2) y, x
-    cells = (centres / strides).round().clamp(min=0).minimum(limits).long()
+    cells = (centres / strides).nan_to_num(nan=0.0).round().clamp(min=0).minimum(limits).long()
 
     starts = torch.tensor([0, *(len(anchors) for anchors in grid.levels[:-1])], device=device).cumsum(0)
     widths = torch.tensor([width for _, width in grid.map_sizes], device=device)

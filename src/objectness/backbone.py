@@ -16,20 +16,20 @@ from .norm import make_norm
 from .resnet import DESIGNS, ResNet
 
 # What the taps of the forward pass in progress have seen. It belongs to the calling thread, and the taps know their
-# level only, so several threads and copies of a network never see each other's maps.
-_TAPPED: ContextVar[dict[int, Tensor] | None] = ContextVar("tapped", default=None)
+# stage only, so several threads and copies of a network never see each other's maps.
+_TAPPED: ContextVar[dict[str, Tensor] | None] = ContextVar("tapped", default=None)
 
 
 class _Tap:
     """A forward hook that hands its module's output to whoever is listening in this thread."""
 
-    def __init__(self, level: int):
-        self.level = level
+    def __init__(self, stage: str):
+        self.stage = stage
 
     def __call__(self, module: nn.Module, args: object, output: Tensor) -> None:
         tapped = _TAPPED.get()
         if tapped is not None:
-            tapped[self.level] = output
+            tapped[self.stage] = output
 
 
 class BackboneKind(NamedTuple):
@@ -74,18 +74,18 @@ class Backbone(nn.Module):
         super().__init__()
         self.body = body
         self.stages = tuple(stages)
-        for level, name in enumerate(self.stages):
-            find_module(body, name).register_forward_hook(_Tap(level))
+        for stage in self.stages:
+            find_module(body, stage).register_forward_hook(_Tap(stage))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) -> C2..C5, (N, C_l, H / 2^l, W / 2^l) each, sizes rounded up."""
-        tapped: dict[int, Tensor] = {}
+        tapped: dict[str, Tensor] = {}
         token = _TAPPED.set(tapped)
         try:
             self.body(images)
         finally:
             _TAPPED.reset(token)
-        return tuple(tapped[level] for level in range(len(self.stages)))
+        return tuple(tapped[stage] for stage in self.stages)
 
     @torch.no_grad()
     def count_channels(self) -> list[int]:

@@ -19,11 +19,13 @@ ABSOLUTE_UNIT_PX = 512.0  # "absolute" boxes are coded in units of the largest a
 
 def compute_areas(boxes: Tensor) -> Tensor:
     """Areas (..., 4) -> (...) of xyxy boxes; 0 for inverted ones."""
-    return (boxes[..., 2] - boxes[..., 0]).clamp(min=0) * (boxes[..., 3] - boxes[..., 1]).clamp(min=0)
+    width_height = (boxes[..., 2:].float() - boxes[..., :2].float()).clamp(min=0)
+    return width_height[..., 0] * width_height[..., 1]
 
 
 def compute_intersections(boxes: Tensor, others: Tensor) -> Tensor:
     """Pairwise intersection areas: boxes (n, 4), others (m, 4) -> (n, m), px^2."""
+    boxes, others = boxes.float(), others.float()
     top_left = torch.maximum(boxes[:, None, :2], others[None, :, :2])  # (n, m, 2)
     bottom_right = torch.minimum(boxes[:, None, 2:], others[None, :, 2:])
     width_height = (bottom_right - top_left).clamp(min=0)
@@ -48,7 +50,7 @@ def clip_boxes(boxes: Tensor, size: Tensor) -> Tensor:
     """Boxes (..., 4) moved onto an image of `size` (2,) = (height, width), px: its own size, not the padded one."""
     height, width = size.unbind(-1)
     limits = torch.stack([width, height, width, height], dim=-1)  # (4,)
-    return boxes.clamp(min=0).minimum(limits)
+    return boxes.float().clamp(min=0).minimum(limits)
 
 
 def compute_visible_shares(boxes: Tensor, size: Tensor) -> Tensor:

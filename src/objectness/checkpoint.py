@@ -89,7 +89,7 @@ def find_checkpoint(source: str | Path) -> Path:
     if path.name == MODEL_FILE and path.is_file():
         return path.parent
     for folder in (path, path / "best", path / "last"):
-        for candidate in (folder, folder.with_name(folder.name + PREVIOUS)):
+        for candidate in (folder, folder.parent / (folder.name + PREVIOUS)):  # with_name() refuses "."
             if (candidate / MODEL_FILE).is_file():
                 return candidate
     if not path.exists():

@@ -63,7 +63,8 @@ class InputOptions:
     def __post_init__(self) -> None:
         sides = f"{self.short_side}, {self.long_side}"
         _require(1 <= self.short_side <= self.long_side, f"input sides {sides}: need 1 <= short_side <= long_side")
-        _require(min(self.std) > 0, f"input std {self.std} must be positive")
+        _require(all(math.isfinite(v) for v in self.mean), f"input mean {self.mean} must be numbers")
+        _require(all(math.isfinite(v) and v > 0 for v in self.std), f"input std {self.std} must be positive")
         _require(self.pad_multiple >= 1, f"pad_multiple = {self.pad_multiple} must be at least 1")
 
 
@@ -118,6 +119,7 @@ class LabelOptions:
     def __post_init__(self) -> None:
         low, high = self.negative_iou, self.positive_iou
         _require(0 <= low <= high <= 1, f"label IoUs {low}, {high}: need 0 <= negative_iou <= positive_iou <= 1")
+        _require(0 <= self.crowd_share <= 1, f"crowd_share = {self.crowd_share} is not in [0, 1]")
         _require(0 <= self.positive_share <= 1, f"positive_share = {self.positive_share} is not in [0, 1]")
         _require(self.anchors_per_image >= 1, f"anchors_per_image = {self.anchors_per_image} must be at least 1")
 
@@ -148,6 +150,7 @@ class SelectionOptions:
         _require_choice("score_from", self.score_from, ScoreFrom)
         _require(0 <= self.min_visible <= 1, f"min_visible = {self.min_visible} is not in [0, 1]")
         _require(0 <= self.nms_iou <= 1, f"nms_iou = {self.nms_iou} is not in [0, 1]")
+        _require(0 <= self.min_size < math.inf, f"min_size = {self.min_size} must be at least 0 px")
         _require(
             min(self.per_level, self.keep, self.keep_training) >= 1,
             "per_level, keep and keep_training must be at least 1",

@@ -126,7 +126,8 @@ def _to_array(name: str, values: ArrayLike | Tensor, shape: tuple[int, ...]) -> 
 
 def _meet(boxes: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """(n,) bool: which of boxes (n, 4) touch an image of `size` (height, width)."""
-    return ((boxes[:, 2:] >= 0) & (boxes[:, :2] <= size[::-1])).all(axis=1)
+    meets = (boxes[:, 2:] >= 0) & (boxes[:, :2] <= size[::-1])  # (n, 2): across and down
+    return meets[:, 0] & meets[:, 1]
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:

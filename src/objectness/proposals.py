@@ -57,7 +57,7 @@ def select_proposals(
             logits = score_by_nearest(logits, codes, grid, box_coding)
         regions = _take_best_per_level(logits, codes, grid, options.per_level, box_coding)
         candidates = _sort_by_logit(correct_border(regions, size, options))
-        selections.append(suppress(candidates, options.nms_iou, keep or options.keep))
+        selections.append(suppress(candidates, options.nms_iou, options.keep if keep is None else keep))
     return selections
 
 

@@ -130,8 +130,8 @@ def to_json_line(result: Result) -> str:
     values = {
         "width": proposals.image_size[1],
         "height": proposals.image_size[0],
-        "boxes": [[round(edge, 2) + 0.0 for edge in box] for box in proposals.boxes.tolist()],  # + 0.0: never -0.0
-        "scores": [round(score, 5) for score in proposals.scores.tolist()],
+        "boxes": (proposals.boxes.double().round(decimals=2) + 0.0).tolist(),  # + 0.0 makes -0.0 a plain 0
+        "scores": proposals.scores.double().round(decimals=5).tolist(),
         "levels": proposals.levels.tolist(),
     }
     return f"{start_line(result.file)}, {json.dumps(values, allow_nan=False)[1:]}"

@@ -1,17 +1,26 @@
-"""What a training run leaves behind beside its checkpoints: `options.json` and `metrics.jsonl`."""
+"""What a training run leaves behind beside its checkpoints.
+
+options.json     what was asked for
+metrics.jsonl    a line every `log_every` steps, and one for each measurement of recall
+curves.png       losses and recall against steps, where matplotlib is installed
+events.*         the same for TensorBoard, where that is installed
+"""
 
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import TrainingError
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from .train import Progress
 
-OPTIONS_FILE, METRICS_FILE = "options.json", "metrics.jsonl"
+OPTIONS_FILE, METRICS_FILE, CURVES_FILE = "options.json", "metrics.jsonl", "curves.png"
 
 
 class RunLog:
@@ -19,7 +28,7 @@ class RunLog:
 
     Args:
         run_dir: the run folder; made if it is not there.
-        description: what was asked for.
+        description: what was asked for; it must be the same when a run goes on, to come to the same end.
         step: lines of later steps, written by a leg that was killed before its next checkpoint, are dropped.
 
     Raises:
@@ -27,28 +36,91 @@ class RunLog:
     """
 
     def __init__(self, run_dir: Path, description: dict[str, Any], step: int):
+        self.run_dir = run_dir
         self.path = run_dir / METRICS_FILE
-        run_dir.mkdir(parents=True, exist_ok=True)
         options = run_dir / OPTIONS_FILE
-        text = json.dumps(description, indent=2) + "\n"
-        if step > 0 and options.exists() and options.read_text() != text:
+        if step > 0 and _differs(options, description):
             raise TrainingError(f"{run_dir}: was trained with other options (see {options}); resume with the same ones")
-        if step == 0 and self.path.exists() and self.path.stat().st_size > 0 and (run_dir / "last").exists():
-            raise TrainingError(f"{run_dir}: holds a run already; go on with --resume, or choose another folder")
-        options.write_text(text)
-        kept = [line for line in self._read_lines() if json.loads(line)["step"] <= step] if step else []
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        run_dir.mkdir(parents=True, exist_ok=True)
+        options.write_text(json.dumps(description, indent=2) + "\n")
+        self.lines = [line for line in self._read_lines() if line["step"] <= step] if step else []
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        self.board = _open_board(run_dir, step)
 
     def write(self, progress: Progress) -> None:
-        """Add a line."""
-        values = progress._asdict()
+        """Add a line; draw the curves anew after each measurement of recall."""
+        line = {name: value for name, value in progress._asdict().items() if value is not None and name != "recall"}
         if progress.recall is not None:
-            values["recall"] = progress.recall.to_dict()
-        line = {name: value for name, value in values.items() if value is not None}
+            line["average_recall"] = progress.recall.to_dict()["average_recall"]
+        self.lines.append(line)
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        if self.board is not None:
+            _write_board(self.board, line)
+        if progress.recall is not None and find_spec("matplotlib"):
+            draw_curves(self.lines, self.run_dir / CURVES_FILE)
 
-    def _read_lines(self) -> list[str]:
+    def close(self) -> None:
+        """Let go of the TensorBoard file."""
+        if self.board is not None:
+            self.board.close()
+
+    def _read_lines(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []
-        return [line for line in self.path.read_text().splitlines() if line.endswith("}")]  # a torn line has no end
+        return [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]  # a torn one not
+
+
+def check_unused(run_dir: Path) -> None:
+    """Refuse to start a run where another one would be lost.
+
+    Raises:
+        TrainingError: there are checkpoints in the folder.
+    """
+    if any((run_dir / name).exists() for name in ("last", "last.previous", "best")):
+        raise TrainingError(f"{run_dir}: holds a run already; go on with --resume, or choose another folder")
+
+
+def draw_curves(lines: list[dict[str, Any]], path: Path) -> None:
+    """Losses and recall against steps, as one picture.
+
+    Args:
+        lines: of metrics.jsonl.
+        path: of the picture.
+    """
+    from matplotlib.figure import Figure  # not pyplot, which would keep state and look for a screen
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, recalls = figure.subplots(1, 2)
+    for name in ("objectness_loss", "box_loss"):
+        losses.plot([line["step"] for line in lines], [line[name] for line in lines], label=name.replace("_", " "))
+    losses.set(xlabel="step", ylabel="loss", ylim=(0, None), title="training loss")
+    measured = [line for line in lines if "average_recall" in line]
+    for top in measured[-1]["average_recall"]["all"] if measured else ():
+        values = [line["average_recall"]["all"][top] for line in measured]
+        recalls.plot([line["step"] for line in measured], values, marker="o", label=f"AR@{top}")
+    recalls.set(xlabel="step", ylim=(0, None), title="recall on the validation set")
+    for axes in (losses, recalls):
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def _differs(options: Path, description: dict[str, Any]) -> bool:
+    return options.exists() and json.loads(options.read_text()) != json.loads(json.dumps(description))
+
+
+def _open_board(run_dir: Path, step: int) -> SummaryWriter | None:
+    if not find_spec("tensorboard"):
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run_dir), purge_step=step)
+
+
+def _write_board(board: SummaryWriter, line: dict[str, Any]) -> None:
+    for name in ("objectness_loss", "box_loss", "positives_per_image", "images_per_second", "learning_rate"):
+        board.add_scalar(f"train/{name}", line[name], line["step"])
+    for top, value in line.get("average_recall", {"all": {}})["all"].items():
+        board.add_scalar(f"recall/AR@{top}", value, line["step"])

@@ -1,8 +1,8 @@
 """Training: one loop that can be killed anywhere and goes on to bit-identical weights.
 
 A run folder holds
-    options.json      what was asked for, and the number of images
-    metrics.jsonl     a line every `log_every` steps, and one each validation
+    options.json, metrics.jsonl, curves.png, events.*   see `run_log`
+    pictures/         the best proposals on a few photos, after each measurement of recall
     last/, best/      checkpoints; `last` with what is needed to go on, `best` by AR@100 where there is validation
 
 Every step is a function of (weights, optimiser state, step): order, augmentation and sampling come from the seed and
@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .checkpoint import (
     MODEL_FILE,
+    PREVIOUS,
     TRAINING_FILE,
     find_checkpoint,
     load_backbone,
@@ -38,10 +39,11 @@ from .data.loader import Examples, TrainingSet, iterate_steps, load_cache, move_
 from .data.records import ImageRecord
 from .errors import TrainingError
 from .network import RegionProposalNetwork
-from .predict import measure_network
+from .predict import Proposer, measure_network
 from .recall_report import RecallReport
-from .run_log import RunLog
+from .run_log import RunLog, check_unused
 
+NUM_PICTURES, DRAWN_PROPOSALS = 4, 20  # of each measurement
 STEP_SHARES = (2 / 3, 8 / 9)  # of the run, as in the peers' 60k and 80k of 90k steps
 
 
@@ -105,13 +107,18 @@ def train(
         TrainingError: a loss that is not finite, or a run folder that holds another run.
         ConfigError, ImageError, AnnotationError, CheckpointError, DownloadError: as their names say.
     """
+    if not resume:
+        check_unused(run_dir)
     run = _Run(config, options, records, run_dir, validation, torch.device(device), resume)
-    if run.is_first:
-        sources = {**(sources or {}), "num_images": len(records)}
-        run.log = RunLog(run_dir, {"config": config.to_dict(), "train": options.to_dict(), "data": sources}, run.step)
+    data = {**(sources or {}), "num_images": len(records)}
+    description = {"config": config.to_dict(), "train": options.to_dict(), "data": data}
+    log = RunLog(run_dir, description, run.step) if run.is_first else None
     for progress in run.advance(should_stop):
-        if run.is_first:
+        if log is not None:
+            log.write(progress)
             on_progress(progress)
+    if log is not None:
+        log.close()
     return Result(run.step, run.num_steps, run.recall)
 
 
@@ -134,17 +141,17 @@ class _Run:
         self.is_first = self.rank == 0
         self.step, self.best_recall = 0, -math.inf
         self.recall: RecallReport | None = None
-        self.log: RunLog | None = None
 
         torch.manual_seed(options.seed)
-        self.network = start_network(config, options.weights).to(device).train()
+        last = find_last(run_dir) if resume else None
+        self.network = start_network(config, None if last else options.weights).to(device).train()
         self.ema = copy.deepcopy(self.network).requires_grad_(False) if options.ema else None
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
             self.parameters, lr=options.peak_learning_rate, momentum=options.momentum, weight_decay=options.weight_decay
         )
-        if resume:
-            self._restore()
+        if last is not None:
+            self._restore(last)
         self.model: nn.Module = DistributedDataParallel(self.network) if self.num_ranks > 1 else self.network
         self.autocast = choose_precision(options.precision, device) == "bfloat16"
 
@@ -178,13 +185,10 @@ class _Run:
             validate = complete or (options.validate_every > 0 and self.step % options.validate_every == 0)
             if save or validate or self.step % options.log_every == 0:
                 progress = window.summarise(self)  # before saving: it raises where a loss is not finite
-                self._write_log(progress)
                 yield progress
                 window = _Window()
-            if validate and self.validation:
-                progress = self._validate(progress)
-                self._write_log(progress)
-                yield progress
+            if validate and self.validation and self.is_first:
+                yield self._validate(progress)
                 window = _Window()  # its clock must not count the validation
             if save:
                 self._save("last")
@@ -215,9 +219,10 @@ class _Run:
         return totals
 
     def _validate(self, progress: Progress) -> Progress:
-        """Measure recall, and keep the weights if they are the best so far."""
+        """Measure recall, draw a few pictures, and keep the weights if they are the best so far."""
         network = self.ema or self.network
-        self.recall = measure_network(network.eval(), self.validation)
+        self.recall = measure_network(network, self.validation)
+        draw_pictures(network, self.validation[:NUM_PICTURES], self.run_dir / "pictures", f"{self.step:06d}")
         self.network.train()
         measured = self.recall.average_recall(100)
         if measured > self.best_recall:
@@ -239,21 +244,14 @@ class _Run:
             }
         save_checkpoint(self.run_dir / name, network.state_dict(), self.config, training)
 
-    def _restore(self) -> None:
-        """Go on from the last checkpoint, if there is one."""
-        if not (self.run_dir / "last").exists() and not (self.run_dir / "last.previous").exists():
-            return
-        folder = find_checkpoint(self.run_dir / "last")
+    def _restore(self, folder: Path) -> None:
+        """Go on from a checkpoint."""
         training = read_torch_file(folder / TRAINING_FILE)
         load_state(self.network, training["network"], str(folder / TRAINING_FILE))
         if self.ema is not None:
             load_state(self.ema, read_safetensors(folder / MODEL_FILE), str(folder / MODEL_FILE))
         self.optimizer.load_state_dict(training["optimizer"])
         self.step, self.best_recall = training["step"], training["best_recall"]
-
-    def _write_log(self, progress: Progress) -> None:
-        if self.log is not None:
-            self.log.write(progress)
 
     def _agree(self, stop: bool) -> bool:
         """True in every process as soon as one wants to stop."""
@@ -302,6 +300,21 @@ class _Window:
             images_per_second=images / (time.perf_counter() - self.started),
             learning_rate=compute_learning_rate(run.step - 1, run.num_steps, run.options),
         )
+
+
+def find_last(run_dir: Path) -> Path | None:
+    """The checkpoint that a run can go on from; None before the first was written."""
+    last = run_dir / "last"
+    return find_checkpoint(last) if last.exists() or last.with_name(last.name + PREVIOUS).exists() else None
+
+
+def draw_pictures(network: RegionProposalNetwork, records: Sequence[ImageRecord], folder: Path, prefix: str) -> None:
+    """Write the best proposals on a few photos as `folder/prefix-stem.jpg`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    proposer = Proposer(network, next(network.parameters()).device)
+    for record in records:
+        picture = proposer.propose(record.path).top(DRAWN_PROPOSALS).draw()
+        picture.save(folder / f"{prefix}-{record.path.stem}.jpg")
 
 
 def start_network(config: Config, weights: str | None) -> RegionProposalNetwork:

@@ -1,0 +1,37 @@
+"""Put a trained network into the package: half precision on disk, the size it shall see photos at in its configuration.
+
+    python experiments/pack_weights.py runs/lite0/last src/objectness/weights/lite0 --short 448 --long 608
+
+A network trains on small canvases and proposes on larger inputs, where small objects reach its anchors; the recall of
+several sizes decides which (`objectness evaluate DATA --weights OUT`).
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from objectness.checkpoint import load_network, save_checkpoint
+
+
+def main() -> None:
+    """Read, change the input size and the counts, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--short", type=int, required=True, help="shorter side of the input, px")
+    parser.add_argument("--long", type=int, required=True, help="longest side of the input, px")
+    parser.add_argument("--keep", type=int, default=2000, help="proposals per image, and candidates per level")
+    args = parser.parse_args()
+    network = load_network(args.source)
+    config = replace(
+        network.config,
+        input=replace(network.config.input, short_side=args.short, long_side=args.long),
+        selection=replace(network.config.selection, keep=args.keep, per_level=args.keep),
+    )
+    save_checkpoint(args.out, network.state_dict(), config, half=True)
+    size = sum(file.stat().st_size for file in args.out.iterdir())
+    print(f"{args.out}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from objectness.config import (
+    ARTICLE_MIN_VISIBLE,
+    AnchorOptions,
+    AugmentOptions,
+    Config,
+    InputOptions,
+    LabelOptions,
+    SelectionOptions,
+    TrainOptions,
+)
+from objectness.errors import ConfigError, ObjectnessError
+
+NAN, INF = float("nan"), float("inf")
+
+
+def test_defaults_are_the_papers() -> None:
+    config = Config()
+    assert config.backbone == "resnet101"
+    assert (config.input.short_side, config.input.long_side) == (800, 1333)
+    assert config.anchors.sizes == (32, 64, 128, 256, 512)
+    assert config.anchors.ratios == (0.5, 1, 2)
+    assert config.anchors.strides == (4, 8, 16, 32, 64)
+    assert (config.labels.positive_iou, config.labels.negative_iou) == (0.7, 0.3)
+    assert (config.labels.anchors_per_image, config.labels.positive_share) == (256, 0.5)
+    assert (config.selection.nms_iou, config.selection.keep, config.selection.keep_training) == (0.7, 2000, 512)
+    assert (config.top_down, config.selection.score_from) == ("cumulative", "own")
+    assert (config.objectness_loss, config.box_coding) == ("cross_entropy", "deltas")
+
+
+def test_article() -> None:
+    config = Config.article()
+    assert config.top_down == "adjacent"
+    assert config.objectness_loss == "squared"
+    assert config.selection == SelectionOptions(min_visible=ARTICLE_MIN_VISIBLE, score_from="nearest")
+    assert config.box_coding == "deltas"  # its absolute boxes failed
+    # and nothing else
+    assert Config.article(top_down="cumulative", objectness_loss="cross_entropy", selection=SelectionOptions()) == Config()
+    assert Config.article(backbone="resnet50").backbone == "resnet50"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (InputOptions, {"short_side": 0}, r"input sides 0, 1333: need 1 <= short_side <= long_side"),
+        (InputOptions, {"short_side": 900, "long_side": 800}, r"input sides 900, 800"),
+        (InputOptions, {"mean": (0.1, NAN, 0.1)}, r"input mean \(0\.1, nan, 0\.1\) must be numbers"),
+        (InputOptions, {"std": (0.1, 0.0, 0.1)}, r"input std \(0\.1, 0\.0, 0\.1\) must be positive"),
+        (InputOptions, {"std": (0.1, NAN, 0.1)}, r"input std .* must be positive"),
+        (InputOptions, {"pad_multiple": 0}, r"pad_multiple = 0 must be at least 1"),
+        (AnchorOptions, {"sizes": (32.0, 64.0)}, r"anchor sizes \(32\.0, 64\.0\): need one for each of P2\.\.P6"),
+        (AnchorOptions, {"strides": (4,) * 6}, r"anchor strides .*: need one for each of P2\.\.P6"),
+        (AnchorOptions, {"sizes": (32, 64, 0, 256, 512)}, r"anchor sizes .* must be positive"),
+        (AnchorOptions, {"sizes": (32, 64, INF, 256, 512)}, r"anchor sizes .* must be positive"),
+        (AnchorOptions, {"strides": (4, 8, -16, 32, 64)}, r"anchor strides .* must be positive"),
+        (AnchorOptions, {"ratios": ()}, r"anchor ratios \(\) must be positive"),
+        (AnchorOptions, {"ratios": (NAN,)}, r"anchor ratios \(nan,\) must be positive"),
+        (LabelOptions, {"negative_iou": 0.8}, r"label IoUs 0\.8, 0\.7: need 0 <= negative_iou <= positive_iou <= 1"),
+        (LabelOptions, {"positive_iou": 1.1}, r"label IoUs 0\.3, 1\.1"),
+        (LabelOptions, {"negative_iou": NAN}, r"label IoUs nan, 0\.7"),
+        (LabelOptions, {"crowd_share": 1.5}, r"crowd_share = 1\.5 is not in \[0, 1\]"),
+        (LabelOptions, {"positive_share": -0.1}, r"positive_share = -0\.1 is not in \[0, 1\]"),
+        (LabelOptions, {"anchors_per_image": 0}, r"anchors_per_image = 0 must be at least 1"),
+        (SelectionOptions, {"score_from": "best"}, r"score_from = 'best' is none of 'own', 'nearest'"),
+        (SelectionOptions, {"min_visible": 1.1}, r"min_visible = 1\.1 is not in \[0, 1\]"),
+        (SelectionOptions, {"nms_iou": -1}, r"nms_iou = -1 is not in \[0, 1\]"),
+        (SelectionOptions, {"nms_iou": NAN}, r"nms_iou = nan is not in \[0, 1\]"),
+        (SelectionOptions, {"min_size": -1}, r"min_size = -1 must be at least 0 px"),
+        (SelectionOptions, {"min_size": NAN}, r"min_size = nan must be at least 0 px"),
+        (SelectionOptions, {"per_level": 0}, r"per_level, keep and keep_training must be at least 1"),
+        (SelectionOptions, {"keep": 0}, r"per_level, keep and keep_training must be at least 1"),
+        (SelectionOptions, {"keep_training": 0}, r"per_level, keep and keep_training must be at least 1"),
+        (Config, {"batch_norm": "live"}, r"batch_norm = 'live' is none of 'frozen', 'trained'"),
+        (Config, {"top_down": "up"}, r"top_down = 'up' is none of 'cumulative', 'adjacent'"),
+        (Config, {"box_coding": "x"}, r"box_coding = 'x' is none of 'deltas', 'absolute'"),
+        (Config, {"objectness_loss": ""}, r"objectness_loss = '' is none of 'cross_entropy', 'squared'"),
+        (Config, {"frozen_stages": 6}, r"frozen_stages = 6 is not in 0\.\.5"),
+        (Config, {"frozen_stages": -1}, r"frozen_stages = -1 is not in 0\.\.5"),
+        (Config, {"pyramid_channels": 0}, r"pyramid_channels = 0 must be at least 1"),
+        (AugmentOptions, {"scale": (0.0, 1.0)}, r"augmentation scale \(0\.0, 1\.0\): need 0 < smallest <= largest"),
+        (AugmentOptions, {"scale": (2.0, 1.0)}, r"augmentation scale"),
+        (AugmentOptions, {"flip": 2}, r"flip = 2 is not in \[0, 1\]"),
+        (TrainOptions, {"schedule": "linear"}, r"schedule = 'linear' is none of 'steps', 'cosine'"),
+        (TrainOptions, {"epochs": 0}, r"epochs = 0 must be positive"),
+        (TrainOptions, {"ema": 1}, r"ema = 1 is not in \[0, 1\)"),
+    ],
+)
+def test_what_cannot_be_is_refused(kind: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kind(**values)
+
+
+def test_edges_are_allowed() -> None:
+    InputOptions(short_side=1, long_side=1)
+    LabelOptions(positive_iou=0.5, negative_iou=0.5, crowd_share=1, positive_share=0)
+    SelectionOptions(min_visible=1, nms_iou=0, min_size=0, keep=1)
+    Config(frozen_stages=5)
+
+
+def test_options_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().backbone = "resnet18"  # type: ignore[misc]
+
+
+UNUSUAL = Config.article(
+    backbone="resnet18",
+    batch_norm="trained",
+    frozen_stages=3,
+    input=InputOptions(300, 400, (0.5, 0.4, 0.3), (1.0, 2.0, 3.0), 64),
+    anchors=AnchorOptions((1.5, 2.5, 3.5, 4.5, 5.5), (1.0,), (1, 2, 3, 4, 5), rounded=True, strides_from_shape=True),
+    labels=LabelOptions(0.6, 0.2, 0.4, 128, 0.25),
+)
+
+
+@pytest.mark.parametrize("config", [Config(), Config.article(), UNUSUAL])
+def test_round_trip(config: Config) -> None:
+    assert Config.from_dict(config.to_dict()) == config
+    through_json = Config.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert through_json == config
+    assert hash(through_json) == hash(config)  # tuples again, not lists: anchors are cached by their options
+
+
+def test_round_trip_of_training_options() -> None:
+    for options in (TrainOptions(), TrainOptions(learning_rate=0.1, weights="x.pth", augment=AugmentOptions(0, (0.5, 2)))):
+        assert TrainOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
+
+
+def test_learning_rate_is_in_proportion_to_the_batch() -> None:
+    assert TrainOptions(images_per_step=8).peak_learning_rate == 0.01  # 0.02 for 16; FPN section 5.1
+    assert TrainOptions(images_per_step=8, learning_rate=0.3).peak_learning_rate == 0.3
+
+
+def test_missing_fields_are_defaults() -> None:
+    assert Config.from_dict({}) == Config()
+    assert Config.from_dict({"anchors": {"rounded": True}}) == Config(anchors=AnchorOptions(rounded=True))
+    assert Config.from_dict({"selection": {"nms_iou": 1}}).selection.nms_iou == 1.0  # JSON has no 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([], r"configuration file: expected an object, found \[\]"),
+        ({"input": 5}, r"configuration input: expected an object, found 5"),
+        ({"backbon": "resnet18"}, r"configuration field backbon is unknown; known are anchors, backbone, batch_norm,"),
+        ({"anchors": {"scales": [8]}}, r"configuration field anchors\.scales is unknown; known are ratios, rounded,"),
+        ({"backbone": 5}, r"configuration field backbone = 5 must be of type str"),
+        ({"backbone": None}, r"configuration field backbone = None must be of type str"),
+        ({"frozen_stages": 1.5}, r"configuration field frozen_stages = 1\.5 must be of type int"),
+        ({"frozen_stages": True}, r"configuration field frozen_stages = True must be of type int"),
+        ({"labels": {"positive_iou": "0.7"}}, r"configuration field labels\.positive_iou = '0\.7' must be of type float"),
+        ({"labels": {"positive_iou": True}}, r"labels\.positive_iou = True must be of type float"),
+        ({"anchors": {"rounded": 1}}, r"configuration field anchors\.rounded = 1 must be of type bool"),
+        ({"anchors": {"sizes": 32}}, r"configuration field anchors\.sizes = 32 is no such list"),
+        ({"anchors": {"sizes": "32"}}, r"configuration field anchors\.sizes = '32' is no such list"),
+        ({"anchors": {"sizes": [32, "a"]}}, r"configuration field anchors\.sizes = 'a' must be of type float"),
+        ({"input": {"mean": [0.5, 0.5]}}, r"configuration field input\.mean = \[0\.5, 0\.5\] is no such list"),
+        ({"input": {"std": []}}, r"configuration field input\.std = \[\] is no such list"),
+        ({"top_down": "up"}, r"top_down = 'up' is none of"),
+    ],
+)
+def test_wrong_files_are_refused_in_one_sentence(values: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        Config.from_dict(values)
+    assert "\n" not in str(caught.value)
+
+
+def nest(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    names = [f.name for kind in (Config, InputOptions, AnchorOptions, SelectionOptions) for f in dataclasses.fields(kind)]
+    return st.lists(leaves, max_size=6) | st.dictionaries(st.sampled_from([*names, "other"]), leaves, max_size=5)
+
+
+json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), nest, max_leaves=12)
+
+
+@settings(deadline=None, max_examples=200)
+@given(json_values)
+def test_any_json_is_a_configuration_or_a_sentence(values: Any) -> None:
+    try:
+        config = Config.from_dict(values)
+    except ObjectnessError as error:
+        assert str(error)
+    else:
+        assert Config.from_dict(config.to_dict()) == config

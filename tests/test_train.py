@@ -1,0 +1,242 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from synthetic import SMALL, make_records
+
+from objectness.checkpoint import load_network
+from objectness.config import AugmentOptions, TrainOptions
+from objectness.errors import CheckpointError, TrainingError
+from objectness.network import RegionProposalNetwork
+from objectness.predict import measure_network
+from objectness.train import choose_precision, compute_learning_rate, start_network, train, update_average
+
+QUICK = TrainOptions(
+    epochs=3,
+    images_per_step=4,
+    learning_rate=0.01,
+    warmup_steps=2,
+    precision="float32",
+    augment=AugmentOptions(scale=(0.8, 1.2)),
+    num_workers=0,
+    log_every=2,
+    checkpoint_every=2,
+)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return make_records(tmp_path_factory.mktemp("photos"), 8)
+
+
+def read_weights(run_dir):
+    return (run_dir / "last" / "model.safetensors").read_bytes()
+
+
+def read_metrics(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def stop_after(steps):
+    """A `should_stop` that says so after so many steps."""
+    asked = iter(range(1, 10**9))
+    return lambda: next(asked) >= steps
+
+
+def test_learns_four_images_by_heart(tmp_path):
+    records = make_records(tmp_path / "photos", 4)
+    options = replace(QUICK, epochs=80, learning_rate=0.02, augment=AugmentOptions(flip=0), log_every=40)
+    result = train(SMALL, options, records, tmp_path / "run", validation=records)
+    assert result.is_complete
+    assert result.recall.recall_by_iou(100)[0] > 0.95  # at IoU 0.5
+    metrics = read_metrics(tmp_path / "run")
+    assert metrics[-2]["objectness_loss"] < 0.3 * metrics[0]["objectness_loss"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9, "schedule": "cosine"}, {"num_workers": 1, "cache": "memory"}])
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_goes_on_to_bit_identical_weights(tmp_path, records, changes, stop):
+    options = replace(QUICK, **changes)  # 6 steps
+    train(SMALL, options, records, tmp_path / "whole")
+    first = train(SMALL, options, records, tmp_path / "legs", should_stop=stop_after(stop))
+    assert (first.step, first.is_complete) == (stop, False)
+    second = train(SMALL, options, records, tmp_path / "legs", resume=True)
+    assert second.is_complete
+    assert read_weights(tmp_path / "legs") == read_weights(tmp_path / "whole")
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path, records):
+    train(SMALL, QUICK, records, tmp_path)
+    before = read_weights(tmp_path)
+    assert train(SMALL, QUICK, records, tmp_path, resume=True).is_complete
+    assert read_weights(tmp_path) == before
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from synthetic import SMALL, make_records
+from test_train import QUICK
+from objectness.train import train
+train(SMALL, QUICK, make_records(Path({photos!r}), 8), Path({run!r}), resume=True,
+      on_progress=lambda progress: print(progress.step, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_survives_being_killed(tmp_path, records):
+    """SIGKILL at whatever the run is doing when its second line of progress appears, then on to the same weights."""
+    run = tmp_path / "killed"
+    code = KILLED.format(tests=str(Path(__file__).parent), photos=str(tmp_path / "photos"), run=str(run))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.readline()
+    time.sleep(0.05)  # into the writing of a checkpoint, or the next step
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code.replace(repr(str(run)), repr(str(tmp_path / "whole")))], check=True)
+    assert read_weights(run) == read_weights(tmp_path / "whole")
+    assert [line["step"] for line in read_metrics(run)] == [2, 4, 6]
+
+
+PROCESS = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch.distributed as dist
+from synthetic import SMALL, make_records
+from test_train import QUICK
+from objectness.train import train
+dist.init_process_group("gloo", init_method="file://{store}", rank=int(sys.argv[1]), world_size=2)
+records = make_records(Path({photos!r}) / sys.argv[1], 8)
+train(SMALL, replace(QUICK, log_every=1), records, Path({run!r}), validation=records[:2])
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_lose_what_one_loses(tmp_path, records):
+    """Two gloo processes with half of each step are one process with all of it: loss by loss, and in the weights."""
+    run = tmp_path / "two"
+    code = PROCESS.format(
+        tests=str(Path(__file__).parent), store=tmp_path / "store", photos=str(tmp_path / "photos"), run=str(run)
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(rank)]) for rank in range(2)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    train(SMALL, replace(QUICK, log_every=1), records, tmp_path / "one", validation=records[:2])
+    one, two = read_metrics(tmp_path / "one"), read_metrics(run)
+    assert len(one) == len(two) == 7  # six steps and a measurement
+    for name in ("objectness_loss", "box_loss", "positives_per_image"):
+        assert [line[name] for line in two] == pytest.approx([line[name] for line in one], rel=1e-4)
+    first, second = (load_network(folder / "last").state_dict() for folder in (tmp_path / "one", run))
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], rtol=1e-3, atol=1e-5)
+
+
+def test_images_without_boxes_and_with_nothing_but_crowds(tmp_path, records):
+    empty = [replace(each, boxes=each.boxes[:0], areas=each.areas[:0], crowd=each.crowd[:0]) for each in records[:2]]
+    crowded = [replace(each, crowd=~each.crowd) for each in records[2:4]]
+    train(SMALL, replace(QUICK, epochs=2), empty + crowded, tmp_path)
+    last = read_metrics(tmp_path)[-1]
+    assert last["box_loss"] == last["positives_per_image"] == 0
+    assert 0 < last["objectness_loss"] < 1
+
+
+def test_a_loss_that_is_not_finite_names_step_and_images_and_saves_nothing(tmp_path, records):
+    with pytest.raises(TrainingError, match=r"step \d+: the loss is not finite .* on .*\.png"):
+        train(SMALL, replace(QUICK, learning_rate=1e20, clip_norm=0, warmup_steps=0), records, tmp_path)
+    saved = tmp_path / "last" / "model.safetensors"
+    if saved.exists():
+        assert all(tensor.isfinite().all() for tensor in load_network(tmp_path / "last").state_dict().values())
+
+
+def test_the_run_folder(tmp_path, records):
+    options = replace(QUICK, validate_every=2, validate_images=3)
+    result = train(SMALL, options, records, tmp_path / "run", validation=records, sources={"train": ["a.json"]})
+    described = json.loads((tmp_path / "run" / "options.json").read_text())
+    assert described["data"] == {"train": ["a.json"], "num_images": 8}
+    assert described["train"]["epochs"] == 3
+    measured = [
+        line["average_recall"]["all"]["100"] for line in read_metrics(tmp_path / "run") if "average_recall" in line
+    ]
+    assert len(measured) == 3
+    best = measure_network(load_network(tmp_path / "run" / "best"), records[:3])
+    assert best.average_recall(100) == pytest.approx(max(measured))
+    assert result.recall.num_images == 3
+    assert load_network(tmp_path / "run").config == SMALL
+    assert len(list((tmp_path / "run" / "pictures").glob("*.jpg"))) == 9
+
+
+def test_other_runs_are_not_overwritten_or_mixed(tmp_path, records):
+    train(SMALL, QUICK, records, tmp_path, should_stop=stop_after(2))
+    with pytest.raises(TrainingError, match="holds a run already; go on with --resume"):
+        train(SMALL, QUICK, records, tmp_path)
+    with pytest.raises(TrainingError, match="was trained with other options"):
+        train(SMALL, replace(QUICK, seed=1), records, tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="of another shape"):
+        train(replace(SMALL, pyramid_channels=8), QUICK, records, tmp_path, resume=True)
+
+
+def test_learning_rate_by_hand():
+    steps = TrainOptions(learning_rate=1.0, warmup_steps=0)
+    rates = [compute_learning_rate(step, 90, steps) for step in (0, 59, 60, 79, 80)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01])  # 60 = 2/3 of 90, 80 = 8/9 of 90
+    cosine = TrainOptions(learning_rate=1.0, warmup_steps=0, schedule="cosine")
+    assert [compute_learning_rate(step, 90, cosine) for step in (0, 45)] == pytest.approx([1, 0.5])
+    warm = TrainOptions(learning_rate=1.0, warmup_steps=10)
+    assert compute_learning_rate(4, 90, warm) == pytest.approx(0.501)  # 5 of 10 steps, and a thousandth
+    assert TrainOptions(images_per_step=8).peak_learning_rate == pytest.approx(0.01)
+
+
+def test_average_by_hand():
+    average, current = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(average.weight, 1.0)
+    torch.nn.init.constant_(current.weight, 3.0)
+    update_average(average, current, 0.75)
+    assert average.weight.item() == 1.5  # 0.75 * 1 + 0.25 * 3
+
+
+def test_starts_from_a_checkpoint(tmp_path, records):
+    train(SMALL, QUICK, records, tmp_path)
+    started = start_network(SMALL, str(tmp_path)).state_dict()
+    for name, tensor in load_network(tmp_path).state_dict().items():
+        assert torch.equal(tensor, started[name])
+
+
+def test_precision():
+    assert choose_precision("float32", torch.device("cpu")) == "float32"
+    assert choose_precision("auto", torch.device("cpu")) in ("float32", "bfloat16")
+
+
+def test_bfloat16_loses_nearly_what_float32_loses(tmp_path, records):
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        options = replace(QUICK, precision=precision)
+        train(SMALL, options, records, tmp_path / precision, should_stop=stop_after(2))
+        losses.append(read_metrics(tmp_path / precision)[0]["objectness_loss"])
+    assert math.isclose(*losses, rel_tol=0.02)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: the device cache and bf16 there")
+def test_trains_on_a_gpu_from_its_own_memory(tmp_path, records):
+    options = replace(QUICK, cache="device", precision="auto", epochs=20)
+    result = train(SMALL, options, records, tmp_path, validation=records, device="cuda")
+    assert result.is_complete
+    assert result.recall.average_recall(100) > 0.1
+
+
+def test_no_proposals_are_made_while_training(tmp_path, records, monkeypatch):
+    monkeypatch.setattr(RegionProposalNetwork, "propose", lambda *args, **kwargs: pytest.fail("nobody asked"))
+    train(SMALL, replace(QUICK, epochs=1), records, tmp_path)
