@@ -14,7 +14,7 @@ from synthetic import SMALL, make_records
 
 from objectness.checkpoint import load_network
 from objectness.config import AugmentOptions, TrainOptions
-from objectness.errors import CheckpointError, TrainingError
+from objectness.errors import CheckpointError, ConfigError, TrainingError
 from objectness.network import RegionProposalNetwork
 from objectness.predict import measure_network
 from objectness.train import choose_precision, compute_learning_rate, start_network, train, update_average
@@ -213,6 +213,11 @@ def test_starts_from_a_checkpoint(tmp_path, records):
     started = start_network(SMALL, str(tmp_path)).state_dict()
     for name, tensor in load_network(tmp_path).state_dict().items():
         assert torch.equal(tensor, started[name])
+
+
+def test_nothing_is_frozen_at_random(tmp_path, records):
+    with pytest.raises(ConfigError, match="freeze random weights"):
+        train(replace(SMALL, frozen_stages=2), QUICK, records, tmp_path)
 
 
 def test_precision():

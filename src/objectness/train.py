@@ -37,7 +37,7 @@ from .checkpoint import (
 from .config import Config, Precision, TrainOptions
 from .data.loader import Examples, TrainingSet, iterate_steps, load_cache, move_examples
 from .data.records import ImageRecord
-from .errors import TrainingError
+from .errors import ConfigError, TrainingError
 from .network import RegionProposalNetwork
 from .predict import Proposer, measure_network
 from .recall_report import RecallReport
@@ -107,6 +107,9 @@ def train(
         TrainingError: a loss that is not finite, or a run folder that holds another run.
         ConfigError, ImageError, AnnotationError, CheckpointError, DownloadError: as their names say.
     """
+    if config.frozen_stages and options.weights is None:
+        stages = config.frozen_stages
+        raise ConfigError(f"frozen_stages = {stages} would freeze random weights; name weights to start from, or take 0")
     if not resume:
         check_unused(run_dir)
     run = _Run(config, options, records, run_dir, validation, torch.device(device), resume)
