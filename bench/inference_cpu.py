@@ -2,10 +2,10 @@
 
     python bench/inference_cpu.py [--backbone resnet101] [--runs 5] [--quick]
 
-Both get the same prepared tensor of 800 x 1216 px (a 427 x 640 photo, resized, normalised and padded), have the same
-weights, and choose 1,000 proposals out of 1,000 a level; ours has its anchors set to torchvision's, so that the
-proposals can be compared. Runs take turns, and medians are compared. The weights are random; the head's last layers are
-scaled so that scores and boxes spread as a trained network's do, since selection would have next to nothing to do.
+Both get the same photo of 427 x 640 px, resized, normalised and padded to 800 x 1216 beforehand, have the same weights,
+and choose 1,000 proposals out of 1,000 a level; ours has its anchors set to torchvision's, so that the proposals can be
+compared. Runs take turns, and medians are compared. The weights are random, but the head's last layers are scaled until
+scores and boxes spread as a trained network's do, since selection would have little to do otherwise.
 
 Peak memory is that of two more processes, one for each, that build the network and propose twice; beside it stands what
 is above the same process with its imports alone (Linux only). Prints a Markdown table.
@@ -26,16 +26,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from objectness.batch import fit_size, make_batch, resize_image
 from objectness.boxes import compute_iou
-from objectness.config import AnchorOptions, Config, SelectionOptions
+from objectness.config import AnchorOptions, Config, InputOptions, SelectionOptions
 from objectness.network import RegionProposalNetwork
-from objectness.predict import Proposer
+from objectness.predict import Proposer, to_tensor
 from objectness.structures import Batch, flatten_maps
 
 if TYPE_CHECKING:
     from peer import Peer
 
 Propose = Callable[[Batch], Tensor]  # boxes (n, 4), best first
+PHOTO = Path(__file__).resolve().parents[1] / "examples" / "photos" / "rocket.jpg"
 OURS, THEIRS = "objectness", "torchvision"
 SAME_IOU = 0.99  # boxes that overlap so much count as the same
 
@@ -56,6 +58,7 @@ def main() -> None:
     memory = {name: measure_in_child(name) for name in (OURS, THEIRS)}
     height, width = batch.images.shape[-2:]
     print(f"{args.backbone}, 1 x 3 x {height} x {width}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    torch.manual_seed(0)
     proposers = build_both(config, batch)
     shared = compare(*(propose(batch) for propose in proposers.values()))
     seconds = measure_seconds(proposers, batch, args.runs)
@@ -84,11 +87,10 @@ def make_config(args: argparse.Namespace) -> Config:
 
 
 def make_input(args: argparse.Namespace) -> Batch:
-    height, width, used = (256, 384, 383) if args.quick else (800, 1216, 1199)  # columns up to `used` are the photo
-    torch.manual_seed(0)
-    images = torch.randn(1, 3, height, width)
-    images[..., used:] = 0
-    return Batch(images, torch.tensor([[height, used]], dtype=torch.float32))
+    options = InputOptions(256, 384) if args.quick else InputOptions()
+    image = to_tensor(PHOTO)
+    size = fit_size((image.shape[1], image.shape[2]), options)
+    return make_batch([resize_image(image, size)], options)
 
 
 def build_both(config: Config, batch: Batch) -> dict[str, Propose]:

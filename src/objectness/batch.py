@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -60,9 +61,16 @@ def make_batch(images: Sequence[Tensor], options: InputOptions, pad_to: Size | N
     height, width = -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
     device = images[0].device
-    mean = torch.tensor(options.mean, device=device)[:, None, None] * 255  # (3, 1, 1) over (3, h, w)
-    std = torch.tensor(options.std, device=device)[:, None, None] * 255
+    mean, std = _scale_statistics(options, device)
     padded = torch.zeros(len(images), 3, height, width, device=device)
     for place, image in zip(padded, images, strict=True):
         place[:, : image.shape[-2], : image.shape[-1]] = (image - mean) / std
     return Batch(padded, torch.tensor(sizes, dtype=torch.float32, device=device))
+
+
+@lru_cache(maxsize=8)
+def _scale_statistics(options: InputOptions, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation in 0..255, (3, 1, 1) each, kept on the device: to send them again would wait for it."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(values, device=device)[:, None, None] * 255 for values in (options.mean, options.std))
+    return mean, std

@@ -203,9 +203,15 @@ class Config:
 
     @classmethod
     def article(cls, **changes: Any) -> Config:
-        """The article's letter where the sources differ; box deltas kept, since its absolute boxes failed."""
-        selection = SelectionOptions(min_visible=ARTICLE_MIN_VISIBLE, score_from="nearest")
-        return cls(**{"top_down": "adjacent", "objectness_loss": "squared", "selection": selection, **changes})
+        """The article's letter where the sources differ; box deltas kept, since its absolute boxes failed.
+
+        Args:
+            changes: any other field; of a `selection`, the border rule and the score stay the article's.
+        """
+        selection = dataclasses.replace(
+            changes.pop("selection", SelectionOptions()), min_visible=ARTICLE_MIN_VISIBLE, score_from="nearest"
+        )
+        return cls(**{"top_down": "adjacent", "objectness_loss": "squared", **changes, "selection": selection})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, nested as the dataclasses are."""

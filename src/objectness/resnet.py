@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .norm import NormFactory, convolve
+from .norm import FrozenBatchNorm2d, NormFactory, convolve
 
 STAGE_WIDTHS = (64, 128, 256, 512)
 
@@ -34,6 +34,10 @@ class BasicBlock(nn.Module):
         y = F.relu_(convolve(self.conv1, self.bn1, x))
         y = convolve(self.conv2, self.bn2, y)
         return F.relu_(y + apply_shortcut(self.downsample, x))
+
+    def calm(self, num_blocks: int) -> None:
+        """See `calm_residual`."""
+        calm_residual(self.bn2, num_blocks)
 
 
 class Bottleneck(nn.Module):
@@ -59,6 +63,10 @@ class Bottleneck(nn.Module):
         y = F.relu_(convolve(self.conv2, self.bn2, y))
         y = convolve(self.conv3, self.bn3, y)
         return F.relu_(y + apply_shortcut(self.downsample, x))
+
+    def calm(self, num_blocks: int) -> None:
+        """See `calm_residual`."""
+        calm_residual(self.bn3, num_blocks)
 
 
 class ResNetDesign(NamedTuple):
@@ -98,6 +106,8 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, (BasicBlock, Bottleneck)):
+                module.calm(sum(design.blocks_per_stage))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> C5 (N, 512 or 2048, H / 32, W / 32), sizes rounded up."""
@@ -106,6 +116,16 @@ class ResNet(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
         return x
+
+
+def calm_residual(last_norm: nn.Module, num_blocks: int) -> None:
+    """Start a frozen norm at 1 / sqrt(blocks), so that at random weights the maps stay of order 1.
+
+    Every block adds its branch to its input. Trained norms keep the branches in bounds; frozen ones pass them as they
+    are, and each of ResNet-101's 33 blocks would double the variance. Pretrained weights replace this.
+    """
+    if isinstance(last_norm, FrozenBatchNorm2d):
+        last_norm.weight.fill_(num_blocks**-0.5)
 
 
 def make_stage(

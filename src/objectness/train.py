@@ -109,7 +109,7 @@ def train(
     """
     if config.frozen_stages and options.weights is None:
         stages = config.frozen_stages
-        raise ConfigError(f"frozen_stages = {stages} would freeze random weights; name weights to start from, or take 0")
+        raise ConfigError(f"frozen_stages = {stages} would freeze random weights; name weights to start from, or 0")
     if not resume:
         check_unused(run_dir)
     run = _Run(config, options, records, run_dir, validation, torch.device(device), resume)
@@ -172,7 +172,9 @@ class _Run:
             num_ranks=self.num_ranks,
             cache=cache,
         )
-        self.num_steps = max(1, math.ceil(options.epochs * self.training_set.steps_per_epoch))
+        self.num_steps = max(
+            1, math.ceil(options.epochs * self.training_set.steps_per_epoch - 1e-6)
+        )  # 2.2 x 100 is 220
 
     def advance(self, should_stop: Callable[[], bool]) -> Iterator[Progress]:
         """Train to the end, or until told to stop; a checkpoint is written at either."""
