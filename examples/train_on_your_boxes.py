@@ -28,14 +28,12 @@ def main() -> None:
     records = objectness.read_dataset(args.annotations).records
     network = objectness.load_network(args.weights)
     before = objectness.measure_network(network, records)
-    start = args.out / "start"
-    objectness.save_checkpoint(start, network.state_dict(), network.config)
     options = objectness.TrainOptions(
         epochs=args.epochs,
         images_per_step=min(4, len(records)),
         learning_rate=0.002,
         schedule="cosine",
-        weights=str(start),
+        weights=args.weights,
         num_workers=0,
     )
     objectness.train(

@@ -45,7 +45,7 @@ DOTTED = tuple(f"inner.stage{i}" for i in (1, 2, 3, 4))
 
 def run(backbone: Backbone, value: float) -> list[float]:
     """One number of each stage's map, for an image of a constant."""
-    return [stage.flatten()[0].item() for stage in backbone(torch.full((1, 3, 16, 16), value))]
+    return [stage.flatten()[0].item() for stage in backbone(torch.full((1, 3, 16, 16), float(value)))]
 
 
 def assert_same(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
@@ -60,6 +60,8 @@ def test_any_module_serves() -> None:
     backbone.body.norm.eps = 0
     assert run(backbone, 10) == [11, 13, 16, 20]  # + 1, + 2, + 3, + 4
     assert backbone.count_channels() == [3, 3, 3, 3]
+    assert backbone.training
+    assert not backbone.body.training  # each as it was
     # in the order asked for, not the order of the body
     assert run(Backbone(backbone.body, DOTTED[::-1]), 10) == [20, 16, 13, 11]
 

@@ -103,10 +103,10 @@ def test_shared_and_strided_tensors_are_stored(tmp_path: Path) -> None:
 # Finding
 
 
-def test_run_folder_gives_its_best(network: RegionProposalNetwork, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_folder_gives_its_best(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = folder.parent
     assert find_checkpoint(run) == folder
-    save_checkpoint(run / "best", network.state_dict(), SMALL)
+    shutil.copytree(folder, run / "best")
     assert find_checkpoint(run) == find_checkpoint(str(run)) == run / "best"
     assert find_checkpoint(folder) == find_checkpoint(folder / MODEL_FILE) == folder
     monkeypatch.chdir(run)
@@ -179,7 +179,8 @@ def test_kill_leaves_one_of_two_whole(
     """Save 0, die while saving 1, go on from what is there and die again while saving 2, then save 3."""
 
     def save(number: int) -> None:
-        save_checkpoint(tmp_path / "last", {"a": torch.full((50,), number)}, Config(frozen_stages=number), {"step": number})
+        state, config = {"a": torch.full((50,), number)}, Config(frozen_stages=number)
+        save_checkpoint(tmp_path / "last", state, config, {"step": number})
 
     def load() -> int:
         found = find_checkpoint(tmp_path)
@@ -212,7 +213,7 @@ def test_weights_cut_short(share: float, folder: Path) -> None:
     file = folder / MODEL_FILE
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read .*; it may be cut short, copy it again"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read .*; it may be cut short"):
         load_network(folder)
 
 
@@ -240,7 +241,10 @@ def test_configuration_that_is_none(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pyramid_channels": 16}, r"weights of another network: \d+ of another shape \(the first is head\.cls\.weight\)"),
+        (
+            {"pyramid_channels": 16},
+            r"another network: \d+ of another shape \(the first is head\.cls\.weight\)",
+        ),
         (
             {"batch_norm": "trained"},
             r"weights of another network: \d+ missing \(the first is backbone\.body\.blocks\.0\.0\.bn1\.num_batches_tr",
@@ -266,6 +270,7 @@ class Malice:
 
 
 @pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_nothing_in_a_file_is_run(bare: bool, tmp_path: Path) -> None:
     target, file = tmp_path / "hacked", tmp_path / "weights.pth"
     contents = {"conv1.weight": Malice(target)}
@@ -293,15 +298,15 @@ def test_damaged_torch_files(zipped: bool, tmp_path: Path) -> None:
     cases = [data[:length] for length in range(0, len(data), 23)]
     for place in chance.sample(range(len(data)), 200):
         cases.append(data[:place] + bytes([chance.randrange(256)]) + data[place + 1 :])
-    refused = 0
+    messages = []
     for case in cases:
         file.write_bytes(case)
         try:
             read_torch_file(file)
         except CheckpointError as error:
-            refused += 1
-            assert "\n" not in str(error)
-    assert refused >= len(data) // 23
+            messages.append(str(error))
+    assert len(messages) >= len(data) // 23
+    assert not any("\n" in message for message in messages)
 
 
 # Pretrained backbones
@@ -319,7 +324,9 @@ def imagenet() -> dict[str, Tensor]:
 @pytest.mark.parametrize("batch_norm", ["frozen", "trained"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("counters", [True, False])
-def test_load_backbone(batch_norm: str, suffix: str, counters: bool, imagenet: dict[str, Tensor], tmp_path: Path) -> None:
+def test_load_backbone(
+    batch_norm: str, suffix: str, counters: bool, imagenet: dict[str, Tensor], tmp_path: Path
+) -> None:
     file = tmp_path / f"resnet18{suffix}"
     state = {name: value for name, value in imagenet.items() if counters or "num_batches" not in name}
     if suffix == ".pth":
@@ -389,7 +396,7 @@ def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_download_of_something_else(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.hub.urlopen", lambda *args, **kwargs: Response(b"<html>please log in</html>"))
-    with pytest.raises(DownloadError, match=r"resnet18-f37072fd\.pth: what came is not what it should be \(invalid hash"):
+    with pytest.raises(DownloadError, match=r"f37072fd\.pth: what came is not what it should be \(invalid hash"):
         load_backbone(make_backbone("resnet18"), "resnet18", "imagenet")
     assert not list(cache.rglob("*.pth"))  # and it is not taken from the cache the next time
 

@@ -17,7 +17,9 @@ ANCHOR = torch.tensor([[0.0, 0, 10, 20]])
 NO_BOXES = torch.zeros(0, 4)
 
 
-def make_one(logits: list[float], deltas: list[float], gt_box: Tensor, *, positive: bool = True, **options: str) -> LossSums:
+def make_one(
+    logits: list[float], deltas: list[float], gt_box: Tensor, *, positive: bool = True, **options: str
+) -> LossSums:
     """The losses of one image of one cell and one anchor, sampled as positive or negative."""
     output = Output((), (torch.tensor(logits).reshape(1, 2, 1, 1),), (torch.tensor(deltas).reshape(1, 4, 1, 1),))
     matches = Matches(torch.tensor([int(positive)]), torch.tensor([0]), torch.tensor([1.0]))

@@ -18,7 +18,7 @@ def randomise(norm: nn.Module, seed: int = 0) -> None:
     with torch.no_grad():
         for name, value in [*norm.named_parameters(), *norm.named_buffers()]:
             if value.is_floating_point():
-                value.copy_(torch.rand(value.shape, generator=generator) * 2 + 0.1 - (name == "bias"))
+                value.copy_(torch.rand(value.shape, generator=generator) * 2 + (-1 if name == "bias" else 0.1))
 
 
 def make_pair(channels: int, eps: float = 1e-5) -> tuple[FrozenBatchNorm2d, nn.BatchNorm2d]:

@@ -47,11 +47,11 @@ def make_random(grid: AnchorGrid, num_images: int = 1, seed: int = 0, spread: fl
 
 
 def select(
-    grid: AnchorGrid, logits: Tensor, deltas: Tensor | None = None, size: tuple[float, float] = (64, 64), **options: object
+    grid: AnchorGrid, logits: Tensor, deltas: Tensor | None = None, size: tuple[int, int] = (64, 64), **options: object
 ) -> Selection:
     """The proposals of one image, from logits (K,) and deltas (K, 4)."""
     output = make_output(grid, logits[None], None if deltas is None else deltas[None])
-    (selection,) = select_proposals(output, grid, torch.tensor([size]), SelectionOptions(**options))
+    (selection,) = select_proposals(output, grid, torch.tensor([size]).float(), SelectionOptions(**options))
     return selection
 
 
@@ -204,7 +204,7 @@ def test_equal_logits_keep_the_order_of_their_anchors() -> None:
     grid = make_grid()
     selection = select(grid, torch.zeros(1023), nms_iou=1)
     assert len(selection.boxes) == 1023
-    assert torch.equal(selection.boxes, grid.join().clamp(0, 64))
+    torch.testing.assert_close(selection.boxes, grid.join().clamp(0, 64))
 
 
 @pytest.mark.parametrize("score_from", ["own", "nearest"])
@@ -215,7 +215,7 @@ def test_levels_are_those_of_the_anchors(score_from: str) -> None:
 
 
 def test_score_of_the_nearest_anchor() -> None:
-    """The region of one anchor lands on another: with "own" it brings its own score, with "nearest" it takes the other's."""
+    """The region of one anchor lands on another: it brings its own score, or takes the other's."""
     grid = make_grid()
     anchors = grid.join()
     source, target = 768 + (4 * 8 + 4) * 3 + 1, 960 + (1 * 4 + 2) * 3 + 0  # a square of P3, a lying one of P4
@@ -428,9 +428,8 @@ def test_selection_agrees_with_a_slow_pipeline() -> None:
                 rows.append((level_logits[i].item(), start + i, level, clipped))
         start += len(anchors)
     rows.sort(key=lambda row: (-row[0], row[1]))
-    candidates = Selection(
-        torch.stack([row[3] for row in rows]), torch.tensor([row[0] for row in rows]), torch.tensor([r[2] for r in rows])
-    )
+    row_logits, _, row_levels, row_boxes = zip(*rows, strict=True)
+    candidates = Selection(torch.stack(row_boxes), torch.tensor(row_logits), torch.tensor(row_levels))
     slow = suppress_slowly(candidates, 0.5, 80)
     assert torch.equal(selection.logits, slow.logits)
     assert torch.equal(selection.levels, slow.levels)

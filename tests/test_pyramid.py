@@ -39,15 +39,16 @@ def test_top_down_paths_by_hand(top_down: str, values: list[float]) -> None:
 
 
 def test_upsampling_is_nearest() -> None:
-    stages = [torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4), torch.tensor([[[[1.0, 2], [3, 4]]]]), torch.zeros(1, 1, 1, 1)]
-    p3 = make_transparent()(stages)[1]
+    c4 = torch.tensor([[[[1.0, 2], [3, 4]]]])
+    c2, c3, c5 = (torch.zeros(1, 1, side, side) for side in (8, 4, 1))
+    p3 = make_transparent()([c2, c3, c4, c5])[1]
     assert p3[0, 0].tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
 
 
 def test_odd_sizes() -> None:
     """Maps that were rounded up are laid over the finer one's own size, not over twice theirs."""
-    stages = [torch.zeros(1, 1, 9, 17), torch.zeros(1, 1, 5, 9), torch.zeros(1, 1, 3, 5), torch.arange(6.0).reshape(1, 1, 2, 3)]
-    levels = make_transparent()(stages)
+    c2, c3, c4 = (torch.zeros(1, 1, *size) for size in ((9, 17), (5, 9), (3, 5)))
+    levels = make_transparent()([c2, c3, c4, torch.arange(6.0).reshape(1, 1, 2, 3)])
     assert [tuple(level.shape[2:]) for level in levels] == [(9, 17), (5, 9), (3, 5), (2, 3), (1, 2)]
     # row r of 3 shows row floor(r * 2 / 3), column c of 5 shows column floor(c * 3 / 5)
     assert levels[2][0, 0].tolist() == [[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]
@@ -72,7 +73,8 @@ def test_outputs_are_convolved_with_zeros_around() -> None:
 def test_initial_statistics() -> None:
     torch.manual_seed(0)
     pyramid = Pyramid((256, 512, 1024, 2048))
-    for conv, fan_in in [*zip(pyramid.laterals, (256, 512, 1024, 2048), strict=True), *((o, 2304) for o in pyramid.outputs)]:
+    fans = (256, 512, 1024, 2048, *[256 * 9] * 4)
+    for conv, fan_in in zip([*pyramid.laterals, *pyramid.outputs], fans, strict=True):
         # Kaiming uniform with a = 1: within sqrt(6 / (1 + a^2) / fan_in), standard deviation 1 / sqrt(fan_in)
         bound = (3 / fan_in) ** 0.5
         assert 0.98 * bound < conv.weight.abs().max() <= bound

@@ -63,13 +63,15 @@ def test_features_are_torchvisions(name: str, batch_norm: str, torchvision: Modu
     images = torch.randn(2, 3, 65, 97)
     with torch.inference_mode():
         x: Tensor = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
-        for found, stage in zip(ours(images), (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4), strict=True):
-            x = stage(x)
+        for found, name in zip(ours(images), ("layer1", "layer2", "layer3", "layer4"), strict=True):
+            x = getattr(theirs, name)(x)
             assert x.std() > 0.01  # something is there to compare
             torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "channels"), [("resnet18", (64, 128, 256, 512)), ("resnet50", (256, 512, 1024, 2048))])
+@pytest.mark.parametrize(
+    ("name", "channels"), [("resnet18", (64, 128, 256, 512)), ("resnet50", (256, 512, 1024, 2048))]
+)
 def test_shapes_of_the_stages(name: str, channels: tuple[int, ...]) -> None:
     backbone = make_backbone(name).eval()
     with torch.inference_mode():
@@ -79,6 +81,15 @@ def test_shapes_of_the_stages(name: str, channels: tuple[int, ...]) -> None:
             (1, count, *size) for count, size in zip(channels, [(18, 9), (9, 5), (5, 3), (3, 2)], strict=True)
         ]
         assert [tuple(stage.shape[2:]) for stage in backbone(torch.zeros(1, 3, 1, 1))] == [(1, 1)] * 4
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_random_maps_with_frozen_norms_stay_of_order_one(name: str) -> None:
+    """Without care each of 16 blocks would double the variance, and 2^8 be the standard deviation of the last."""
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        for stage in make_backbone(name)(torch.randn(1, 3, 96, 96)):
+            assert 0.05 < stage.std() < 5
 
 
 def test_initial_statistics() -> None:

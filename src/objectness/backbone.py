@@ -90,10 +90,11 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def count_channels(self) -> list[int]:
         """Channels of C2..C5, read off a small forward pass."""
-        was_training = self.training
+        modes = {module: module.training for module in self.modules()}
         self.eval()  # batch statistics of one black image must not enter the running ones
         channels = [stage.shape[1] for stage in self(torch.zeros(1, 3, 64, 64))]
-        self.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
         return channels
 
 

@@ -70,7 +70,7 @@ def make_batch(images: Sequence[Tensor], options: InputOptions, pad_to: Size | N
 
 @lru_cache(maxsize=8)
 def _scale_statistics(options: InputOptions, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation in 0..255, (3, 1, 1) each, kept on the device: to send them again would wait for it."""
+    """Mean and standard deviation in 0..255, (3, 1, 1) each; kept on the device, since to send them is to wait."""
     with torch.inference_mode(False):
         mean, std = (torch.tensor(values, device=device)[:, None, None] * 255 for values in (options.mean, options.std))
     return mean, std

@@ -10,7 +10,6 @@ import json
 import pickle
 import shutil
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +79,13 @@ def find_checkpoint(source: str | Path) -> Path:
     """The checkpoint folder that `source` means.
 
     Args:
-        source: a checkpoint folder, its `model.safetensors`, or a run folder (its best checkpoint, else its last).
+        source: the name of the network inside the package, a checkpoint folder, its `model.safetensors`, or a run
+            folder (its best checkpoint, else its last).
 
     Raises:
         CheckpointError: nothing there is a checkpoint.
     """
-    path = Path(source)
+    path = Path(__file__).parent / "weights" / SHIPPED if str(source) == SHIPPED else Path(source)
     if path.name == MODEL_FILE and path.is_file():
         return path.parent
     for folder in (path, path / "best", path / "last"):
@@ -99,22 +99,21 @@ def find_checkpoint(source: str | Path) -> Path:
     raise CheckpointError(f"{path}: holds no checkpoint ({MODEL_FILE} and {CONFIG_FILE}); was the training ever saved?")
 
 
+def names_network(source: str) -> bool:
+    """Whether weights to start from are those of a whole network, rather than of a backbone alone."""
+    return source == SHIPPED or Path(source).is_dir()
+
+
 def load_network(source: str | Path = SHIPPED) -> RegionProposalNetwork:
     """Load a network in evaluation mode.
 
     Args:
-        source: the name of the network inside the package, or anything that `find_checkpoint` takes.
+        source: anything that `find_checkpoint` takes.
 
     Raises:
         CheckpointError: nothing there, a damaged file, or weights of another network than `config.json` says.
     """
-    if str(source) == SHIPPED:
-        with resources.as_file(resources.files("objectness") / "weights" / SHIPPED) as folder:
-            return _load_folder(folder)
-    return _load_folder(find_checkpoint(source))
-
-
-def _load_folder(folder: Path) -> RegionProposalNetwork:
+    folder = find_checkpoint(source)
     network = RegionProposalNetwork(read_config(folder / CONFIG_FILE))
     load_state(network, read_safetensors(folder / MODEL_FILE), str(folder / MODEL_FILE))
     return network.eval()
@@ -155,7 +154,7 @@ def read_torch_file(path: Path) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle raises nearly anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: no readable torch file of tensors ({reason}); it may be cut short") from error
 

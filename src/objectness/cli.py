@@ -8,6 +8,7 @@ so that help comes at once.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shlex
@@ -15,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 30.0  # without a terminal, a plain line of progress so often
 PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
-NO_MEMORY = "there is not enough memory; take fewer --images-per-step, a smaller --input.short-side or another --device"
+NO_MEMORY = "there is not enough memory; in training, take fewer --images-per-step or a smaller --input.short-side"
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 app = App(
@@ -49,7 +50,7 @@ app = App(
     default_parameter=Parameter(
         consume_multiple=True,
         negative=(),
-        show_default=lambda value: None if value is False else _show_default(value),
+        show_default=lambda value: _show_default(value),  # a lambda, since it stands below
     ),
     suppress_keyboard_interrupt=False,
 )
@@ -59,6 +60,7 @@ Schedule = Parameter(name="*", group=Group.create_ordered("How it is trained"))
 
 def main() -> None:
     """Run the command that `sys.argv` names; turn errors into one line and an exit code."""
+    sys.stdout = sys.stdout or io.StringIO()  # None where the shell closed it
     try:
         code = app(sys.argv[1:], exit_on_error=False, print_error=False, result_action="return_value") or 0
         sys.stdout.flush()  # now, while a closed pipe is still understood
@@ -67,12 +69,12 @@ def main() -> None:
         code = _fail(f"{error} See: {command} --help", 2)
     except ObjectnessError as error:
         code = _fail(error, 2 if isinstance(error, ConfigError) else 1)
-    except KeyboardInterrupt:
-        code = _fail("stopped", 130)
+    except KeyboardInterrupt as stop:
+        code = _fail("; ".join(["stopped", *stop.args]), 130)
     except BrokenPipeError:
         code = 141
     except OSError as error:
-        code = _fail(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
+        code = _fail(": ".join(str(part) for part in (error.filename, error.strerror or error) if part), 1)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -122,7 +124,8 @@ def propose(
         _make_folder(draw)
     proposer = load(weights, device=device)
     lines_are_seen = out is None and sys.stdout.isatty()  # they are progress enough, and a bar would mix with them
-    with _Meter("propose", len(files), hidden=lines_are_seen) as meter:
+    advice = "the same command goes on from here" if out else None
+    with _advise(advice), _Meter("propose", len(files), hidden=lines_are_seen) as meter:
 
         def on_result(result: Result, num_done: int) -> None:
             for message in (result.error, result.drawing_error):
@@ -130,20 +133,17 @@ def propose(
                     _say(f"objectness: {message}")
             meter.advance(num_done)
 
-        try:
-            counts = proposing.run(
-                proposer.propose,
-                files,
-                out or sys.stdout,
-                settings={"weights_sha256": _hash_weights(proposer.network)} if out else None,
-                top=top,
-                min_score=min_score,
-                overwrite=overwrite,
-                draw_dir=draw,
-                on_result=on_result,
-            )
-        except KeyboardInterrupt:
-            return _fail("stopped; the same command goes on from here" if out else "stopped", 130)
+        counts = proposing.run(
+            proposer.propose,
+            files,
+            out or sys.stdout,
+            settings={"weights_sha256": _hash_weights(proposer.network)} if out else None,
+            top=top,
+            min_score=min_score,
+            overwrite=overwrite,
+            draw_dir=draw,
+            on_result=on_result,
+        )
     kept = f", {counts.kept} of them before" if counts.kept else ""
     undrawn = f"; {counts.undrawn} pictures could not be drawn" if counts.undrawn else ""
     _say(f"{counts.done} of {len(files)} images done{kept}; {counts.failed} failed{undrawn}")
@@ -201,27 +201,29 @@ def train(
     assert run_dir is not None
     from .train import train as run_training
 
-    config, options = config or Config(), options or TrainOptions()
+    options = options or TrainOptions()
+    config = config or _default_config(options.weights)
     go_on = f"objectness train --resume {shlex.quote(str(run_dir))}"
     with _processes(device) as (chosen, is_first):
         records = [record for path in sources["train"] for record in _read(path, sources, is_first)]
         validation = _read(sources["val"], sources, is_first) if sources["val"] else ()
-        with _Meter("train", hidden=not is_first) as meter, _stop_signal(stop_after, meter) as should_stop:
-            try:
-                result = run_training(
-                    config,
-                    options,
-                    records,
-                    run_dir,
-                    validation=validation,
-                    sources=sources,
-                    device=chosen,
-                    resume=resume is not None,
-                    on_progress=lambda progress: _show_training(progress, options.images_per_step, meter),
-                    should_stop=should_stop,
-                )
-            except KeyboardInterrupt:  # the second one
-                return _fail(f"stopped at once; go on from the last checkpoint with: {go_on}", 130)
+        with (
+            _advise(f"go on from the last checkpoint with: {go_on}"),  # after the second Ctrl-C
+            _Meter("train", hidden=not is_first) as meter,
+            _stop_signal(stop_after, meter) as should_stop,
+        ):
+            result = run_training(
+                config,
+                options,
+                records,
+                run_dir,
+                validation=validation,
+                sources=sources,
+                device=chosen,
+                resume=resume is not None,
+                on_progress=lambda progress: _show_training(progress, options.images_per_step, meter),
+                should_stop=should_stop,
+            )
     if is_first and result.recall is not None:
         print(result.recall.table())
     if is_first:
@@ -320,6 +322,13 @@ def _read(source: str, sources: dict[str, Any], say_notes: bool = True) -> tuple
     return dataset.records
 
 
+def _default_config(weights: str | None) -> Config:
+    """The configuration of the network that training starts from, if it starts from one."""
+    from .checkpoint import CONFIG_FILE, find_checkpoint, names_network, read_config
+
+    return read_config(find_checkpoint(weights) / CONFIG_FILE) if weights and names_network(weights) else Config()
+
+
 def _read_run(folder: Path) -> tuple[Config, TrainOptions, dict[str, Any]]:
     """What a run folder was asked for.
 
@@ -363,6 +372,15 @@ def _processes(device: str) -> Iterator[tuple[str, bool]]:
         yield str(chosen), dist.get_rank() == 0
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _advise(advice: str | None) -> Iterator[None]:
+    """Let Ctrl-C tell how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(*filter(None, [advice])) from stop
 
 
 @contextmanager
@@ -424,7 +442,8 @@ class _Meter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        if not (self.hidden or self.is_plain):  # without a terminal, stopping would print an empty line
+            self.bar.stop()
 
     def advance(self, done: int, text: str = "", seconds_left: float | None = None) -> None:
         """Tell that `done` is done by now, with a text; the time left is estimated where it is not given."""
@@ -445,7 +464,12 @@ class _Bar(Progress):
 
     def __init__(self, meter: _Meter):
         self.meter = meter
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
         super().__init__(*columns, console=err, redirect_stdout=False)  # stdout is for results
 
     def get_renderable(self) -> RenderableType:
@@ -468,12 +492,13 @@ def _write_whole(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _say(message: object) -> None:
-    err.print(message, markup=False)
+def _say(message: str) -> None:
+    """Print one line to stderr, whatever names of files are in it."""
+    err.print("".join(c if c.isprintable() else repr(c)[1:-1] for c in message), markup=False)
 
 
 def _fail(reason: object, code: int) -> int:
-    _say(f"objectness: {' '.join(str(reason).split())}")  # one line, whatever it was
+    _say(f"objectness: {' '.join(str(reason).splitlines())}")
     return code
 
 
@@ -490,8 +515,11 @@ def _let_go_of_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _show_default(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _show_default(value: object) -> str | None:
+    """A default as one would type it; none where leaving the option out is not the same as typing something."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return None if value is None or value is False else str(value)
 
 
 if __name__ == "__main__":

@@ -261,7 +261,7 @@ class TrainOptions:
         precision: "auto" is bfloat16 where the device has instructions for it, else float32.
         seed: Of weights, order, augmentation and sampling.
         augment: How far a training image may differ from its photo.
-        weights: To start from: "imagenet", a backbone's file, or a checkpoint folder of the same network.
+        weights: To start from: "imagenet", a backbone's file, or a network: "lite0", a checkpoint or a run folder.
         num_workers: Processes that decode.
         cache: Keep the decoded set in "memory", or on the "device".
         log_every: Steps between lines of metrics.jsonl.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from .batch import fit_size, make_batch, resize_image
 from .checkpoint import SHIPPED, load_network
 from .data.loader import decode_record
 from .data.records import ImageRecord
-from .errors import ImageError
+from .errors import ConfigError, ImageError
 from .evaluate import measure_recall
 from .image import read_image, to_rgb
 from .network import RegionProposalNetwork
@@ -25,10 +26,10 @@ ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
 
 class Proposer:
-    """Proposes where the objects of images are.
+    """Proposes where the objects of images are. Threads may share one.
 
     Args:
-        network: a trained network; it is set to evaluation mode.
+        network: a trained network; it is moved to `device` and set to evaluation mode.
         device: where to compute.
     """
 
@@ -36,12 +37,19 @@ class Proposer:
         self.network = network.to(device).eval()
         self.device = torch.device(device)
 
+    @overload
+    def __call__(self, images: ImageLike) -> Proposals: ...
+
+    @overload
+    def __call__(self, images: list[ImageLike] | tuple[ImageLike, ...]) -> list[Proposals]: ...
+
     def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Proposals | list[Proposals]:
         """Propose on one image, or on each of a list.
 
         Args:
             images: a path, a PIL image, a (H, W, 3) uint8 RGB array, a (3, H, W) uint8 RGB tensor (or floating-point in
-                [0, 1]), or a list of them.
+                [0, 1]), or a list of them. A path's image is turned upright as its EXIF data says; all others are taken
+                as they are.
 
         Returns:
             `Proposals` in the image's own pixels, best first; a list of them for a list.
@@ -53,37 +61,62 @@ class Proposer:
             return [self.propose(image) for image in images]
         return self.propose(images)  # type: ignore[arg-type]
 
-    @torch.inference_mode()
     def propose(self, image: ImageLike) -> Proposals:
         """Propose on one image; see `__call__`."""
         pixels = to_tensor(image)
         options = self.network.config.input
-        size = (pixels.shape[-2], pixels.shape[-1])
-        resized = resize_image(pixels, fit_size(size, options)).to(self.device)
-        batch = make_batch([resized], options)
-        selection = self.network.propose(batch)[0]
-        scale = torch.tensor([size[1] / resized.shape[-1], size[0] / resized.shape[-2]] * 2)  # back, once
-        return Proposals(
-            boxes=selection.boxes.cpu() * scale,
-            logits=selection.logits.cpu(),
-            levels=selection.levels.cpu(),
+        height, width = size = (pixels.shape[-2], pixels.shape[-1])
+        with torch.inference_mode():
+            resized = resize_image(pixels, fit_size(size, options)).to(self.device)
+            selection = self.network.propose(make_batch([resized], options))[0]
+        scale = torch.tensor([width / resized.shape[-1], height / resized.shape[-2]] * 2)  # back, once
+        limits = torch.tensor([width, height] * 2)  # rounding must not carry a box over the border
+        return Proposals(  # copies, made outside inference mode: its own tensors cannot be changed in place
+            boxes=torch.minimum(selection.boxes.cpu() * scale, limits),
+            logits=selection.logits.cpu().clone(),
+            levels=selection.levels.cpu().clone(),
             image_size=size,
-            image=Path(image) if isinstance(image, str) else _keep_for_drawing(image),
+            image=_keep_for_drawing(image, pixels),
         )
 
 
-def load(source: str | Path = SHIPPED, *, device: torch.device | str | None = None) -> Proposer:
+def load(source: str | Path = SHIPPED, *, device: torch.device | str = "auto") -> Proposer:
     """A proposer, ready to use.
 
     Args:
         source: nothing for the small network inside the package; a training run, a checkpoint folder or its
             `model.safetensors`.
-        device: where to compute; the GPU where there is one by default.
+        device: where to compute; "auto" is the GPU where there is one.
 
     Raises:
         CheckpointError: nothing there, a damaged file, or weights of another network.
+        ConfigError: the device is not there.
     """
-    return Proposer(load_network(source), device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = choose_device(device)
+    return Proposer(load_network(source), chosen)
+
+
+def choose_device(device: torch.device | str = "auto") -> torch.device:
+    """The device that a name means; "auto" is the GPU where there is one.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"device {str(device)!r}: there is no such kind; pass cpu, cuda, cuda:1, ... or auto"
+        ) from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {device}: torch finds {torch.cuda.device_count()} CUDA devices; pass cpu or auto")
+    try:
+        torch.ones(1, device=chosen).tolist()
+    except (RuntimeError, AssertionError) as error:  # what torch says of it can be pages long
+        raise ConfigError(f"device {device}: torch cannot compute there; pass cpu or auto") from error
+    return chosen
 
 
 def measure_network(
@@ -117,23 +150,31 @@ def to_tensor(image: ImageLike) -> Tensor:
         ImageError: it cannot be read, or is of another shape or type.
     """
     if isinstance(image, (str, Path)):
-        return torch.from_numpy(read_image(Path(image))).permute(2, 0, 1)
+        return _from_array(read_image(image))
     if isinstance(image, Image.Image):
-        return torch.from_numpy(to_rgb(image)).permute(2, 0, 1)
+        return _from_array(to_rgb(image))
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ImageError(f"an array must be (H, W, 3) uint8 RGB; this one is {image.shape} {image.dtype}")
-        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        return _from_array(np.require(image, requirements=["C", "W"]))  # torch warns of arrays that are read-only
     if not isinstance(image, Tensor):
         raise ImageError(f"an image must be a path, a PIL image, an array or a tensor, not {type(image).__name__}")
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise ImageError(f"a tensor must be (3, H, W) RGB; this one is {tuple(image.shape)}")
     if image.dtype == torch.uint8:
         return image
-    if not image.is_floating_point() or image.min() < 0 or image.max() > 1:
-        raise ImageError(f"a tensor must be uint8, or floating-point in [0, 1]; this one is {image.dtype} beyond that")
-    return (image * 255).round().to(torch.uint8)
+    if not image.is_floating_point():
+        raise ImageError(f"a tensor must be uint8, or floating-point in [0, 1]; this one is {image.dtype}")
+    if not (image.min() >= 0 and image.max() <= 1):  # NaN neither
+        raise ImageError("a floating-point tensor must be in [0, 1]; this one is not: divide it by what is white")
+    return (image.detach().float() * 255).round().to(torch.uint8)
 
 
-def _keep_for_drawing(image: Path | Image.Image | np.ndarray | Tensor) -> Path | Image.Image | np.ndarray:
-    return image if not isinstance(image, Tensor) else to_tensor(image).permute(1, 2, 0).cpu().numpy()
+def _from_array(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+
+
+def _keep_for_drawing(image: ImageLike, pixels: Tensor) -> Path | Image.Image | np.ndarray:
+    if isinstance(image, Tensor):
+        return pixels.permute(1, 2, 0).cpu().numpy()
+    return Path(image) if isinstance(image, str) else image

@@ -30,6 +30,7 @@ from .checkpoint import (
     find_checkpoint,
     load_backbone,
     load_state,
+    names_network,
     read_safetensors,
     read_torch_file,
     save_checkpoint,
@@ -327,12 +328,13 @@ def start_network(config: Config, weights: str | None) -> RegionProposalNetwork:
 
     Args:
         config: the network.
-        weights: "imagenet" or a backbone's .pth or .safetensors file; a checkpoint or run folder of the same network.
+        weights: "imagenet" or a backbone's .pth or .safetensors file; or a network of the same configuration: the name
+            of the one that ships, a checkpoint or a run folder.
     """
     network = RegionProposalNetwork(config)
     if weights is None:
         return network
-    if Path(weights).is_dir():
+    if names_network(weights):
         model = find_checkpoint(weights) / MODEL_FILE
         load_state(network, read_safetensors(model), str(model))
     else:

@@ -104,8 +104,9 @@ def network(peer: Peer) -> RegionProposalNetwork:
     for ours, theirs in pairs:
         ours.load_state_dict(theirs.state_dict())
     with torch.no_grad():
-        for ours, theirs in ((network.head.cls.weight, head.cls_logits.weight), (network.head.cls.bias, head.cls_logits.bias)):
-            ours[0::2], ours[1::2] = theirs, 0  # the channels of object, and of no object
+        for leaf in ("weight", "bias"):
+            pair = getattr(network.head.cls, leaf)
+            pair[0::2], pair[1::2] = getattr(head.cls_logits, leaf), 0  # the channels of object, and of no object
     return network.eval()
 
 
@@ -230,7 +231,9 @@ def test_losses(cases: list[Case], peer: Peer, network: RegionProposalNetwork, t
             torch.testing.assert_close(mine / ours.num_sampled, theirs[other], rtol=1e-5, atol=1e-7)
 
 
-def test_gradients(cases: list[Case], peer: Peer, network: RegionProposalNetwork, train_peer: Callable[..., Any]) -> None:
+def test_gradients(
+    cases: list[Case], peer: Peer, network: RegionProposalNetwork, train_peer: Callable[..., Any]
+) -> None:
     """What the head learns from a batch of two."""
     case = cases[1]
     logits, deltas = network.head(tuple(case.features.values()))
@@ -281,8 +284,8 @@ def test_proposals(cases: list[Case], peer: Peer, network: RegionProposalNetwork
     later choice of suppression (`test_maps` compares the maps, the next test everything).
     """
     for case in cases:
-        ours = network.propose(case.batch)
-        for selection, (boxes, scores) in zip(ours, propose_as_peer(case, peer, case.output.features), strict=True):
+        ours, theirs = network.propose(case.batch), propose_as_peer(case, peer, case.output.features)
+        for selection, (boxes, scores) in zip(ours, theirs, strict=True):
             assert len(selection.boxes) == len(boxes) > 100
             torch.testing.assert_close(selection.logits.sigmoid(), scores, rtol=0, atol=1e-5)
             assert (find_differences(selection, boxes, scores) == 0).all()
@@ -292,8 +295,8 @@ def test_proposals(cases: list[Case], peer: Peer, network: RegionProposalNetwork
 def test_proposals_from_pixels(cases: list[Case], peer: Peer, network: RegionProposalNetwork) -> None:
     different = total = 0
     for case in cases:
-        ours = network.propose(case.batch)
-        for selection, (boxes, scores) in zip(ours, propose_as_peer(case, peer, [*case.features.values()]), strict=True):
+        ours, theirs = network.propose(case.batch), propose_as_peer(case, peer, list(case.features.values()))
+        for selection, (boxes, scores) in zip(ours, theirs, strict=True):
             assert abs(len(selection.boxes) - len(boxes)) <= 2
             different += int(find_differences(selection, boxes, scores).sum())
             total += len(boxes)
@@ -330,16 +333,21 @@ def test_box_coder(peer: Peer) -> None:
     torch.testing.assert_close(encode_deltas(boxes, anchors), coder.encode([boxes], [anchors])[0])
     deltas = torch.randn(80, 4, generator=torch.Generator().manual_seed(2)) * 3  # some beyond the cap
     assert (deltas > 4.2).any()
-    torch.testing.assert_close(decode_deltas(deltas, anchors), coder.decode(deltas, [anchors])[:, 0], rtol=1e-5, atol=1e-2)
+    theirs = coder.decode(deltas, [anchors])[:, 0]
+    torch.testing.assert_close(decode_deltas(deltas, anchors), theirs, rtol=1e-5, atol=1e-2)
 
 
 @pytest.mark.parametrize("nms_iou", [0.2, 0.5, 0.8])
 def test_suppression(nms_iou: float, torchvision: ModuleType) -> None:
-    """Source of the cases: torchvision, test_ops.py, TestNMS: 1,000 boxes, of which two overlap by just the threshold."""
+    """Source of the cases: torchvision, test_ops.py, TestNMS: 1,000 boxes, some overlap by just about the threshold.
+
+    Not by exactly that: its kernel compares in double precision, so that a float32 of 0.2 exceeds 0.2; ours does not.
+    """
     for seed in range(10):
         boxes = make_boxes(1000, seed)
-        boxes[-1] = boxes[0]  # the same place, and so much narrower that the IoU is the threshold
-        boxes[-1, 2] = boxes[0, 0] + (boxes[0, 2] - boxes[0, 0]) * nms_iou
+        boxes[-2:] = boxes[:2]  # the same places, and so much narrower that the IoUs are hardly more, and less
+        share = torch.tensor([nms_iou + 1e-4, nms_iou - 1e-4])
+        boxes[-2:, 2] = boxes[:2, 0] + (boxes[:2, 2] - boxes[:2, 0]) * share
         logits = torch.randperm(1000, generator=torch.Generator().manual_seed(seed)).float()
         levels = torch.arange(1000) % 5 + 2
         order = logits.argsort(descending=True)

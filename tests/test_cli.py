@@ -1,0 +1,674 @@
+"""The command: most of it through `main` in this process, what only a process has through a real one."""
+
+import errno
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from objectness import cli
+from objectness.checkpoint import save_checkpoint
+from objectness.config import Config, InputOptions, SelectionOptions
+from objectness.network import RegionProposalNetwork
+from objectness.structures import Proposals
+
+BOXES = Path(__file__).parents[1] / "examples" / "boxes.json"
+PHOTOS = BOXES.parent / "photos"
+COMMAND = [sys.executable, "-m", "objectness.cli"]
+TINY = Config(backbone="resnet18", pyramid_channels=8, input=InputOptions(64, 96), selection=SelectionOptions(keep=20))
+SMALL_TRAINING = {  # two steps
+    "--backbone": "resnet18",
+    "--pyramid-channels": 8,
+    "--input.short-side": 64,
+    "--input.long-side": 96,
+    "--selection.keep": 20,
+    "--images-per-step": 2,
+    "--epochs": 1,
+    "--num-workers": 0,
+    "--log-every": 1,
+}
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run the command in this process."""
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["objectness", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return Ended(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def train_with(changes: dict[str, object] | None = None) -> list[object]:
+    return [word for pair in {**SMALL_TRAINING, **(changes or {})}.items() for word in pair]
+
+
+def one_message(ended: Ended, code: int) -> str:
+    """What the only line on stderr says, of a call that failed."""
+    assert (ended.code, ended.out) == (code, "")
+    assert re.fullmatch(r"objectness: [^\n\x1b]+\n", ended.err), ended.err
+    assert "Traceback" not in ended.err
+    return ended.err.removeprefix("objectness: ").removesuffix("\n")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a random network."""
+    folder = tmp_path_factory.mktemp("weights") / "tiny"
+    torch.manual_seed(0)
+    save_checkpoint(folder, RegionProposalNetwork(TINY).state_dict(), TINY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> dict[str, Path]:
+    """Everything bad that a command line can name."""
+    root = tmp_path_factory.mktemp("bad")
+    photo = PHOTOS / "coffee.jpg"
+    (root / "empty").mkdir()
+    (root / "pipe").mkdir()
+    places = {"tiny": tiny, "photo": photo, "photos": PHOTOS, "boxes": BOXES, "root": root, "images": BOXES.parent}
+    for name, edit in {
+        "cut": lambda folder: os.truncate(folder / "model.safetensors", 5000),
+        "other": lambda folder: _replace(folder / "config.json", "resnet18", "resnet34"),
+        "broken": lambda folder: (folder / "config.json").write_text("{"),
+        "unconfigured": lambda folder: (folder / "config.json").unlink(),
+        "impossible": lambda folder: _replace(folder / "config.json", '"short_side": 64', '"short_side": -64'),
+    }.items():
+        places[name] = Path(shutil.copytree(tiny, root / name))
+        edit(places[name])
+    annotations = json.loads(BOXES.read_text())
+    first, image = annotations["annotations"][0], annotations["images"][0]
+    for name, entry, changes in (
+        ("nan", first, {"bbox": [10, 10, float("nan"), 5]}),
+        ("inverted", first, {"bbox": [10, 10, -3, 5]}),
+        ("flat", first, {"bbox": [10, 10, 0, 5]}),
+        ("unknown_id", first, {"image_id": 77}),
+        ("missing_image", image, {"file_name": "photos/gone.jpg"}),
+        ("other_size", image, {"width": 600}),
+    ):
+        before = dict(entry)
+        entry.update(changes)
+        places[name] = root / f"{name}.json"
+        places[name].write_text(json.dumps(annotations))
+        entry.update(before)
+    for name, content in {
+        "json": "{",
+        "xml": "<annotation",
+        "two": '{"file": "a"}\n' * 2,
+        "text": "hello",
+        "options.json": '{"data": {"num_images": 4}}',
+    }.items():
+        (root / f"folder_{name}").mkdir()
+        file = root / f"folder_{name}" / (name if "." in name else f"broken.{name}")
+        file.write_text(content)
+        places[name.partition(".")[0]] = file
+    return places
+
+
+def _replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+# --- help ---
+
+
+@pytest.mark.parametrize("command", ["", "propose", "train", "evaluate"])
+def test_help_comes_without_torch(command: str) -> None:
+    words = [sys.executable, "-X", "importtime", "-m", "objectness.cli", *command.split(), "--help"]
+    ended = subprocess.run(words, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    assert "objectness.config" in imported
+    assert not imported & {"torch", "numpy", "PIL", "safetensors", "matplotlib"}
+    assert f"Usage: objectness {command or 'COMMAND'}" in ended.stdout
+    expected = {"": "evaluate", "propose": "--min-score", "train": "--input.short-side", "evaluate": "--proposals"}
+    assert expected[command] in ended.stdout
+    assert "\x1b" not in ended.stdout
+
+
+def test_help_is_what_no_command_gets(call: Call) -> None:
+    assert call().out == call("--help").out == call("-h").out
+    assert call("--version") == Ended(0, "0.1.0\n", "")
+
+
+def test_runs_as_a_module() -> None:
+    assert subprocess.run([sys.executable, "-m", "objectness", "--version"], capture_output=True).stdout == b"0.1.0\n"
+
+
+# --- wrong use and bad input: one message each ---
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("nonsense", 2, 'Unknown command "nonsense"'),
+        ("propose", 2, "propose: name at least one image file, folder or glob"),
+        ("propose {photo} --nonsense", 2, "Unknown option: .*--nonsense.* See: objectness propose --help"),
+        ("propose {photo} --top 0", 2, "--top 0: must be at least 1"),
+        ("propose {photo} --top many", 2, '--top.*: unable to convert "many" into int'),
+        ("propose {photo} --min-score 2", 2, r"--min-score 2: must be in \[0, 1\]"),
+        ("propose {photo} --min-score nan", 2, "--min-score nan: must be in"),
+        ("propose {photo} --weights {tiny} --device nonsense", 2, "device 'nonsense': there is no such kind"),
+        ("propose {photo} --weights {tiny} --device meta", 2, "device meta: torch cannot compute there"),
+        ("propose {photo} --weights {tiny} --device cuda:99", 2, r"device cuda:99: torch finds \d+ CUDA devices"),
+        ("propose {photo} --weights {tiny} --out {photo}/boxes.jsonl", 2, "coffee.jpg/boxes.jsonl: cannot be written"),
+        ("propose {photo} --weights {tiny} --out {root}", 2, r"cannot be written \(Is a directory\)"),
+        ("propose {photo} --weights {tiny} --draw {photo}", 2, "coffee.jpg: is no folder and cannot be made one"),
+        ("propose {photos} --weights {tiny} --draw {photos}", 2, "would overwrite the image"),
+        ("propose {root}/empty --weights {tiny}", 1, "empty: no image in it or below it"),
+        ("propose {root}/gone.jpg --weights {tiny}", 1, "gone.jpg: there is no such file or folder"),
+        ("propose '{root}/gone*.jpg' --weights {tiny}", 1, r"gone\*.jpg: no image matches"),
+        ("propose {photo} --weights {root}/gone", 1, "gone: there is no such file or folder; pass a checkpoint"),
+        ("propose {photo} --weights {root}/empty", 1, "empty: holds no checkpoint"),
+        ("propose {photo} --weights {cut}", 1, "model.safetensors: cannot be read .* cut short"),
+        ("propose {photo} --weights {other}", 1, r"weights of another network: \d+ missing \(the first is backbone"),
+        ("propose {photo} --weights {broken}", 1, r"broken/config.json: .*line 1 column 2"),
+        ("propose {photo} --weights {unconfigured}", 1, "unconfigured/config.json: .*No such file"),
+        ("propose {photo} --weights {impossible}", 1, "config.json: input sides -64, 96"),
+        ("train", 2, "name annotation files or folders and --out FOLDER, or --resume FOLDER"),
+        ("train {boxes}", 2, "name annotation files or folders and --out FOLDER, or --resume FOLDER"),
+        ("train {boxes} --out {root}/run --input.short-side 0", 2, "input sides 0, 1333: need 1 <= short_side"),
+        ("train {boxes} --out {root}/run --backbone nonsense", 2, "backbone 'nonsense' is unknown; known are resnet18"),
+        ("train {boxes} --out {root}/run --schedule nonsense", 2, "--schedule"),
+        ("train {boxes} --out {root}/run --epochs 0", 2, "epochs = 0.0 must be positive"),
+        ("train {boxes} --out {root}/run --stop-after -1", 2, "--stop-after -1: must be minutes"),
+        ("train {boxes} --out {root}/run --device nonsense", 2, "device 'nonsense': there is no such kind"),
+        ("train {boxes} --out {root}/run {small} --weights {root}/gone.pth", 1, "gone.pth: .*No such file"),
+        ("train {boxes} --out {photo}/run {small}", 1, "coffee.jpg/run: Not a directory"),
+        ("train {root}/gone.json --out {root}/run {small}", 1, "gone.json: there is no such file or folder"),
+        ("train {nan} --images {images} --out {root}/run {small}", 1, "annotation 1: .*not finite .*--skip-bad"),
+        ("train {inverted} --images {images} --out {root}/run {small}", 1, "annotation 1: .* negative width"),
+        ("train {flat} --images {images} --out {root}/run {small}", 1, r"no width \(x1 = x2 = 10\)"),
+        ("train {unknown_id} --images {images} --out {root}/run {small}", 1, "there is no image with the id 77"),
+        ("train {missing_image} --images {images} --out {root}/run {small}", 1, "gone.jpg is missing"),
+        ("train {other_size} --images {images} --out {root}/run {small}", 1, "512 x 512 px, its .* for 600 x 512"),
+        ("train {boxes} --out {root}/run --val {json} {small}", 1, "broken.json: is not valid JSON"),
+        ("train --resume {root}/gone", 2, r"gone: is no run to go on with \(.*options.json: No such file"),
+        ("train --resume {options.parent}", 2, "it was not started by this command"),
+        ("train {boxes} --resume {root} --out x --epochs 3", 2, "leave out data, --out, options of the schedule"),
+        ("evaluate", 2, "DATA.* requires an argument"),
+        ("evaluate {json} --weights {tiny}", 1, r"broken.json: is not valid JSON \(.*line 1, column 2"),
+        ("evaluate {xml.parent} --weights {tiny}", 1, "broken.xml: is not valid XML"),
+        ("evaluate {root}/empty --weights {tiny}", 1, "empty: holds no data set that is recognised"),
+        ("evaluate {other_size} --images {images} --weights {tiny}", 1, "do not belong together"),
+        ("evaluate {boxes} --weights {tiny} --proposals {two}", 2, "give either --weights or --proposals"),
+        ("evaluate {boxes} --proposals {root}/gone.jsonl", 1, "gone.jsonl: cannot be read"),
+        ("evaluate {boxes} --proposals {boxes}", 1, "boxes.json: line 1 is no line of proposals"),
+        ("evaluate {boxes} --proposals {two}", 1, "line 2 is a second one about a"),
+        ("evaluate {boxes} --out {photo}/report.json", 2, "coffee.jpg: is no folder and cannot be made one"),
+        ("evaluate {boxes} --out {root}", 2, "is a folder; name a file in it"),
+        ("evaluate {boxes} --plot {root}/plot.nonsense", 2, "plot.nonsense: must end with one of .png"),
+    ],
+)
+def test_says_in_one_line_what_is_wrong(
+    call: Call, places: dict[str, Path], command: str, code: int, message: str
+) -> None:
+    words = shlex.split(command.format(**places, small=shlex.join(map(str, train_with()))))
+    said = one_message(call(*words), code)
+    assert re.search(message, said), said
+    assert not (places["root"] / "run" / "last").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_says_that_there_is_no_gpu(call: Call, tiny: Path) -> None:
+    said = one_message(call("propose", PHOTOS, "--weights", tiny, "--device", "cuda"), 2)
+    assert said == "device cuda: torch finds 0 CUDA devices; pass cpu or auto"
+
+
+def test_says_that_memory_is_short(call: Call, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the documentation")
+
+    monkeypatch.setattr("objectness.predict.Proposer.propose", fail)
+    assert one_message(call("propose", PHOTOS, "--weights", tiny), 1).startswith("there is not enough memory")
+
+
+def test_a_mistake_of_ours_is_not_hidden(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr("objectness.predict.Proposer.propose", fail)
+    monkeypatch.setattr(sys, "argv", ["objectness", "propose", str(PHOTOS), "--weights", str(tiny)])
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        cli.main()
+
+
+# --- propose ---
+
+
+def write_bad_images(folder: Path) -> None:
+    """One good image and four bad ones; the last of these says it is 40,000 x 40,000 px."""
+
+    def make_chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    folder.mkdir()
+    photo = (PHOTOS / "coffee.jpg").read_bytes()
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+    (folder / "cut.jpg").write_bytes(photo[: len(photo) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "good.jpg").write_bytes(photo)
+    (folder / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(make_chunk(*chunk) for chunk in chunks))
+    (folder / "text.jpg").write_text("hello")
+
+
+@pytest.mark.slow
+def test_bad_images_stop_nothing(tmp_path: Path, tiny: Path) -> None:
+    write_bad_images(tmp_path / "images")
+    words = [*COMMAND, "propose", tmp_path / "images", "--weights", tiny, "--top", "3"]
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "\x1b" not in ended.stdout + ended.stderr
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [Path(line["file"]).name for line in lines] == ["cut.jpg", "empty.jpg", "good.jpg", "huge.png", "text.jpg"]
+    assert list(lines[2]) == ["file", "width", "height", "boxes", "scores", "levels"]
+    assert (lines[2]["width"], lines[2]["height"], len(lines[2]["boxes"])) == (600, 400, 3)
+    bad = [line for line in lines if line is not lines[2]]
+    assert [list(line) for line in bad] == [["file", "error"]] * 4
+    for line, reason in zip(bad, ["ends early", "is empty", "1,600,000,000 pixels", "is no image"], strict=True):
+        assert reason in line["error"]
+    *messages, summary = ended.stderr.splitlines()
+    assert messages == [f"objectness: {line['error']}" for line in bad]
+    assert summary == "1 of 5 images done; 4 failed"
+
+
+def test_proposes_on_photos(call: Call, tiny: Path, photos: list[Path], tmp_path: Path) -> None:
+    out, drawn = tmp_path / "new" / "boxes.jsonl", tmp_path / "drawn"
+    ended = call("propose", PHOTOS, "--weights", tiny, "--out", out, "--draw", drawn)
+    assert ended == Ended(0, "", f"{len(photos)} of {len(photos)} images done; 0 failed\n")
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["file"] for line in lines] == [photo.as_posix() for photo in photos]
+    assert all(len(line["boxes"]) == len(line["scores"]) == len(line["levels"]) == 20 for line in lines)
+    assert all(line["scores"] == sorted(line["scores"], reverse=True) for line in lines)
+    assert sorted(file.name for file in drawn.iterdir()) == [photo.name for photo in photos]
+    assert call("propose", PHOTOS, "--weights", tiny).out == out.read_text()
+    shortened = call("propose", *photos, "--weights", tiny / "model.safetensors", "--top", "5", "--device", "cpu")
+    assert [line["boxes"] for line in shortened.lines] == [line["boxes"][:5] for line in lines]
+    middle = lines[0]["scores"][9]
+    assert len(call("propose", photos[0], "--weights", tiny, "--min-score", middle).lines[0]["scores"]) in (9, 10)
+
+
+def test_a_finished_file_is_kept(call: Call, tiny: Path, tmp_path: Path) -> None:
+    words = ["propose", PHOTOS / "coffee.jpg", "--weights", tiny, "--out", tmp_path / "boxes.jsonl"]
+    assert call(*words).code == 0
+    before = (tmp_path / "boxes.jsonl").read_bytes()
+    assert "is there already, and finished; pass --overwrite" in one_message(call(*words), 2)
+    assert (tmp_path / "boxes.jsonl").read_bytes() == before
+    assert call(*words, "--overwrite", "--top", 1).code == 0
+    assert len((tmp_path / "boxes.jsonl").read_bytes()) < len(before)
+
+
+def test_no_file_holds_the_proposals_of_two_networks(call: Call, tiny: Path, tmp_path: Path) -> None:
+    weights = Path(shutil.copytree(tiny, tmp_path / "weights"))
+    words = ["propose", PHOTOS, "--weights", weights, "--out", tmp_path / "boxes.jsonl"]
+    assert call(*words).code == 0
+    whole = (tmp_path / "boxes.jsonl").read_bytes()
+
+    def begin() -> None:
+        (tmp_path / "boxes.jsonl").write_bytes(whole[: len(whole) // 2])
+        settings = {"weights_sha256": cli._hash_weights(load_tiny(weights)), "top": None, "min_score": 0.0}
+        (tmp_path / "boxes.jsonl.part").write_text(json.dumps(settings))
+
+    begin()
+    assert call(*words).code == 0
+    assert (tmp_path / "boxes.jsonl").read_bytes() == whole
+    begin()
+    save_checkpoint(weights, RegionProposalNetwork(TINY).state_dict(), TINY)  # other weights at the same place
+    assert "was begun with weights_sha256" in one_message(call(*words), 2)
+
+
+def load_tiny(folder: Path) -> RegionProposalNetwork:
+    from objectness.checkpoint import load_network
+
+    return load_network(folder)
+
+
+def test_pictures_below_the_sources_are_not_proposed_on(call: Call, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    shutil.copy(PHOTOS / "coffee.jpg", tmp_path / "photos" / "b.jpg")
+    words = ["propose", tmp_path / "photos", "--weights", tiny, "--draw", tmp_path / "photos" / "a"]
+    first = call(*words)
+    assert (tmp_path / "photos" / "a" / "b.jpg").is_file()
+    assert call(*words) == first
+    assert len(call(*words[:-2]).lines) == 2
+
+
+def test_names_of_files_cannot_break_the_messages(call: Call, tiny: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff [bold]\n\x1b[31m.jpg")
+    try:
+        (tmp_path / name).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    ended = call("propose", tmp_path / name, "--weights", tiny)
+    assert ended.code == 1
+    assert ended.lines[0]["file"] == (tmp_path / name).as_posix()
+    assert ended.err.splitlines() == [
+        rf"objectness: {tmp_path}/\udcff [bold]\n\x1b[31m.jpg: the file is empty (0 bytes)",
+        "0 of 1 images done; 1 failed",
+    ]
+
+
+def test_pictures_that_cannot_be_drawn_are_counted(call: Call, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "coffee.jpg").mkdir()
+    ended = call("propose", PHOTOS / "coffee.jpg", "--weights", tiny, "--draw", tmp_path)
+    assert (ended.code, len(ended.lines)) == (1, 1)
+    assert ended.err.splitlines()[1] == "1 of 1 images done; 0 failed; 1 pictures could not be drawn"
+
+
+class Pipes:
+    """Named pipes that stand for images: who reads one waits until it is let go on."""
+
+    def __init__(self, *paths: Path):
+        self.paths = paths
+        for path in paths:
+            os.mkfifo(path)
+
+    def release(self) -> None:
+        """Let readers find the end of the file."""
+        for path in self.paths:
+            with suppress(OSError):  # nobody reads it
+                os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def count_lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are needed to stop a run at a known image")
+def test_a_stopped_run_goes_on_to_the_same_bytes(call: Call, tiny: Path, tmp_path: Path) -> None:
+    photo, out = PHOTOS / "coffee.jpg", tmp_path / "boxes.jsonl"
+    files = [tmp_path / f"{number}.jpg" for number in range(5)]
+    for file in files[::2]:
+        shutil.copy(photo, file)
+    pipes = Pipes(files[1], files[3])
+    words = ["propose", *map(str, files), "--weights", str(tiny), "--out", str(out)]
+
+    process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: count_lines(out) == 1)
+    process.send_signal(signal.SIGINT)
+    while process.poll() is None:
+        pipes.release()
+        time.sleep(0.02)
+    _, stderr = process.communicate()
+    assert stderr == "objectness: stopped; the same command goes on from here\n"
+    assert (process.returncode, count_lines(out)) == (130, 1)
+
+    files[1].unlink()
+    shutil.copy(photo, files[1])
+    process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: count_lines(out) == 3)
+    process.kill()
+    assert process.communicate()[1] == ""
+    with out.open("a") as lines:
+        lines.write('{"file": "')  # as a kill in the middle of a line would leave it
+
+    files[3].unlink()
+    shutil.copy(photo, files[3])
+    assert call(*words) == Ended(0, "", "5 of 5 images done, 3 of them before; 0 failed\n")
+    goal = tmp_path / "whole.jsonl"
+    assert call(*words[:-1], goal).code == 0
+    assert out.read_bytes() == goal.read_bytes()
+    assert not list(tmp_path.glob("*.part*"))
+
+
+# --- a terminal ---
+
+
+class Terminal:
+    """A pseudo-terminal, 80 columns wide, and what was written to it."""
+
+    def __init__(self) -> None:
+        import fcntl
+        import pty
+        import termios
+
+        self.outside, self.inside = pty.openpty()
+        fcntl.ioctl(self.inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        os.set_blocking(self.outside, False)
+        self.written = b""
+
+    def read(self) -> str:
+        with suppress(BlockingIOError):
+            while part := os.read(self.outside, 1 << 16):
+                self.written += part
+        return self.written.decode()
+
+    def read_lines(self) -> list[str]:
+        """Every line that was shown, also those that were overwritten, without colours."""
+        return re.split(r"[\r\n]+", re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", self.read()))
+
+    def close(self) -> None:
+        os.close(self.inside)
+        os.close(self.outside)
+
+
+@contextmanager
+def open_terminal() -> Iterator[Terminal]:
+    pytest.importorskip("pty")
+    terminal = Terminal()
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def start(words: Sequence[object], terminal: Terminal, stdout: int) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    return subprocess.Popen(
+        [*COMMAND, *map(str, words)],
+        stdout=stdout,
+        stderr=terminal.inside,
+        env={**environment, "TERM": "xterm-256color"},
+    )
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_ends_it_quietly(tiny: Path, tmp_path: Path) -> None:
+    # `objectness propose ... | head -1` in a terminal: lines go to the pipe although the bar is on the terminal
+    good, waiting = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    shutil.copy(PHOTOS / "coffee.jpg", good)
+    with open_terminal() as terminal:
+        pipes = Pipes(waiting)
+        process = start(["propose", good, waiting, "--weights", tiny, "--top", 1], terminal, subprocess.PIPE)
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["width"] == 600
+        process.stdout.close()
+        while process.poll() is None:
+            pipes.release()
+            time.sleep(0.02)
+        lines = terminal.read_lines()
+    assert process.returncode == 141
+    assert any(re.fullmatch(r"propose ━+ +1/2 *", line.replace("╸", "━").replace("╺", "━")) for line in lines)
+    assert not [line for line in lines if line and not line.startswith("propose ")]
+
+
+@pytest.mark.slow
+def test_training_fits_a_terminal_and_ctrl_c_leaves_a_checkpoint(call: Call, tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    words = ["train", BOXES, "--out", run, *train_with({"--epochs": 10_000})]
+    with open_terminal() as terminal:
+        process = start(words, terminal, subprocess.DEVNULL)
+        wait_until(lambda: "positives/image" in terminal.read())
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: process.poll() is not None or not terminal.read())
+        lines = terminal.read_lines()
+    assert process.returncode == 0
+    assert any(re.fullmatch(r"train .*━ +\d+/20000 \d+:\d\d:\d\d left *", line) for line in lines)
+    numbers = r"objectness 0\.\d{3}  box 0\.\d{3}  \d+\.\d positives/image  \d+\.\d images/s"
+    assert any(re.fullmatch(numbers, line) for line in lines)
+    assert max(len(line) for line in lines if str(run) not in line) <= 80
+    step = int(re.search(r"step (\d+) of 20000, stopped; go on with: (.*)", lines[-2])[1])
+    assert lines[-2].endswith(f"objectness train --resume '{run}'")
+    assert (run / "last" / "training.pt").is_file()
+
+    ended = call("train", "--resume", run, "--stop-after", 0)
+    assert ended.code == 0
+    assert f"step {step + 1} of 20000, stopped" in ended.err
+
+
+def test_progress_is_a_line_now_and_then_without_a_terminal(
+    call: Call, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "SECONDS_BETWEEN_LINES", 0.0)
+    ended = call("evaluate", BOXES, "--weights", tiny)
+    first, *rest = ended.err.splitlines()
+    assert first == "evaluate: 1/4"
+    assert [re.fullmatch(r"evaluate: (\d)/4, \d+:\d\d:\d\d left", line)[1] for line in rest] == ["2", "3", "4"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full stands for a full disk")
+def test_a_full_disk_is_said(call: Call, tiny: Path) -> None:
+    ended = call("propose", PHOTOS, "--weights", tiny, "--out", "/dev/full")
+    assert one_message(ended, 1) == os.strerror(errno.ENOSPC)
+
+
+# --- train ---
+
+
+def test_trains_and_goes_on_to_the_same_weights(call: Call, tmp_path: Path) -> None:
+    whole, legs = tmp_path / "whole", tmp_path / "legs"
+    assert call("train", BOXES, "--out", whole, *train_with()) == Ended(0, "", f"{whole}: step 2 of 2, trained\n")
+    assert {"options.json", "metrics.jsonl", "last"} <= {file.name for file in whole.iterdir()}
+    assert [json.loads(line)["step"] for line in (whole / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    go_on = f"stopped; go on with: objectness train --resume {shlex.quote(str(legs))}"
+    first = call("train", BOXES, "--out", legs, *train_with(), "--stop-after", 0)
+    assert first == Ended(0, "", f"{legs}: step 1 of 2, {go_on}\n")
+    assert call("train", "--resume", legs) == Ended(0, "", f"{legs}: step 2 of 2, trained\n")
+    weights = [(run / "last" / "model.safetensors").read_bytes() for run in (whole, legs)]
+    assert weights[0] == weights[1]
+    assert call("train", "--resume", legs) == Ended(0, "", f"{legs}: step 2 of 2, trained\n")  # nothing left to do
+    assert "holds a run already" in one_message(call("train", BOXES, "--out", legs, *train_with()), 1)
+    assert call("propose", PHOTOS, "--weights", whole, "--top", 1).code == 0
+
+
+def test_training_measures_recall_and_says_what_is_left_out(
+    call: Call, places: dict[str, Path], tmp_path: Path
+) -> None:
+    data = [places["missing_image"], "--images", BOXES.parent, "--skip-bad"]
+    ended = call("train", *data, "--val", BOXES, "--out", tmp_path / "run", *train_with({"--epochs": 0.5}))
+    assert ended.code == 0
+    assert ended.out.startswith("Average recall over 4 images\n")
+    note, recall, summary = ended.err.splitlines()
+    assert re.fullmatch(r"images left out: 1; the first is .*gone.jpg is missing", note)
+    assert re.fullmatch(r"step 1: AR@10 0\.\d{3}  AR@100 0\.\d{3}  AR@300 0\.\d{3}  AR@1000 0\.\d{3}", recall)
+    assert summary.endswith("step 1 of 1, trained")
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+
+
+def test_corrupt_options_of_a_run_are_said(call: Call, tmp_path: Path) -> None:
+    assert call("train", BOXES, "--out", tmp_path, *train_with(), "--stop-after", 0).code == 0
+    options = tmp_path / "options.json"
+    good = json.loads(options.read_text())
+    for content, message in (
+        ("{", "options.json: Expecting property name"),
+        ("[]", "options.json: "),
+        (json.dumps({**good, "train": {"epochs": "many"}}), "epochs = 'many' must be of type float"),
+        (json.dumps({"data": good["data"]}), "options.json: there is no 'config'"),
+    ):
+        options.write_text(content)
+        assert message in one_message(call("train", "--resume", tmp_path), 2)
+
+
+def test_the_second_ctrl_c_stops_at_once(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: object, should_stop: Callable[[], bool], **__: object) -> None:
+        assert not should_stop()
+        signal.raise_signal(signal.SIGINT)
+        assert should_stop()
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(import_module("objectness.train"), "train", train)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    ended = call("train", BOXES, "--out", tmp_path, *train_with())
+    assert one_message(ended, 130) == (
+        f"stopped; go on from the last checkpoint with: objectness train --resume {shlex.quote(str(tmp_path))}"
+    )
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+# --- evaluate ---
+
+
+def test_measures_a_network_and_its_proposal_file_alike(call: Call, tiny: Path, tmp_path: Path) -> None:
+    report, proposals = tmp_path / "new" / "report.json", tmp_path / "boxes.jsonl"
+    ended = call("evaluate", BOXES, "--weights", tiny, "--out", report)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("Average recall over 4 images\n")
+    stored = json.loads(report.read_text())
+    assert (stored["images"], stored["boxes"]["all"]) == (4, 15)
+    averages = stored["average_recall"]["all"]
+    row = next(line for line in ended.out.splitlines() if line.split()[:1] == ["all"])
+    assert row.split()[1:] == ["15", *(f"{averages[top]:.3f}" for top in ("10", "100", "300", "1000"))]
+    assert averages["100"] > 0
+    assert call("propose", PHOTOS, "--weights", tiny, "--out", proposals).code == 0
+    assert call("evaluate", BOXES, "--proposals", proposals).out == ended.out  # rounding changes nothing here
+
+
+def test_proposals_of_other_images_are_refused(call: Call, tiny: Path, tmp_path: Path) -> None:
+    proposals = tmp_path / "boxes.jsonl"
+    assert call("propose", PHOTOS / "coffee.jpg", "--weights", tiny, "--out", proposals).code == 0
+    said = one_message(call("evaluate", BOXES, "--proposals", proposals), 1)
+    assert "has no line for 3 of 4 annotated images (the first is photos/astronaut.jpg); propose on all" in said
+
+
+def test_draws_a_plot(call: Call, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    words = ["evaluate", BOXES, "--weights", tiny, "--plot", tmp_path / "new" / "recall.png"]
+    assert call(*words).code == 0
+    assert (tmp_path / "new" / "recall.png").read_bytes().startswith(b"\x89PNG")
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    assert one_message(call(*words), 1) == "--plot needs matplotlib: pip install 'objectness[plot]'"
+
+
+def test_results_are_those_of_the_python_face(call: Call, tiny: Path) -> None:
+    from objectness.predict import load
+
+    photo = PHOTOS / "rocket.jpg"
+    proposals = load(tiny, device="cpu")(photo)
+    assert isinstance(proposals, Proposals)
+    (line,) = call("propose", photo, "--weights", tiny, "--device", "cpu").lines
+    torch.testing.assert_close(torch.tensor(line["boxes"]), proposals.boxes, atol=0.006, rtol=0)
+    torch.testing.assert_close(torch.tensor(line["scores"]), proposals.scores, atol=6e-6, rtol=0)
+    assert line["levels"] == proposals.levels.tolist()

@@ -1,0 +1,122 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from objectness.data.records import ImageRecord
+from objectness.errors import AnnotationError
+from objectness.proposal_file import Found, match_proposals, read_proposals
+from objectness.propose import Result, to_json_line
+from objectness.structures import Proposals
+
+
+def make_record(path: str, size: tuple[int, int] = (30, 40)) -> ImageRecord:
+    return ImageRecord(Path(path), Path(path).name, path, *size, np.zeros((0, 4)), np.zeros(0), np.zeros(0, dtype=bool))
+
+
+def make_found(*numbers: float, size: tuple[int, int] | None = (30, 40)) -> Found:
+    """Boxes that tell one line from another by their scores."""
+    return Found(np.tile([1.0, 2, 3, 4], (len(numbers), 1)), np.array(numbers), size)
+
+
+def match(files: dict[str, Found], *paths: str) -> list[list[float]]:
+    return [scores.tolist() for _, scores in match_proposals(files, [make_record(path) for path in paths], "all.jsonl")]
+
+
+def test_reads_what_propose_writes(tmp_path: Path) -> None:
+    boxes = torch.tensor([[1.005, 2, 30, 40], [0, 0, 5.25, 6]])
+    proposals = Proposals(boxes, torch.tensor([2.0, -1]), torch.tensor([2, 6]), (50, 60))
+    name = Path('odd "é\u2028 \udcff.jpg')  # U+2028 ends a line for str.splitlines()
+    results = [
+        Result(name, proposals),
+        Result(Path("bad.jpg"), error="bad.jpg: ends early"),
+        Result(Path("b/empty.jpg"), proposals.top(0)),
+    ]
+    file = tmp_path / "all.jsonl"
+    file.write_text("".join(to_json_line(result) + "\n" for result in results))
+    found = read_proposals(file)
+    assert list(found) == [str(name), "bad.jpg", "b/empty.jpg"]
+    first = found[str(name)]
+    np.testing.assert_allclose(first.boxes, boxes, atol=0.005)
+    np.testing.assert_allclose(first.scores, torch.sigmoid(proposals.logits), atol=5e-6)
+    assert first.size == (50, 60)
+    assert found["bad.jpg"].size is None
+    assert found["bad.jpg"].boxes.shape == found["b/empty.jpg"].boxes.shape == (0, 4)
+    assert found["bad.jpg"].scores.shape == (0,)
+
+
+def test_an_empty_file_has_no_proposals(tmp_path: Path) -> None:
+    (tmp_path / "all.jsonl").touch()
+    assert read_proposals(tmp_path / "all.jsonl") == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("", "Expecting value"),
+        ("{", "Expecting property name"),
+        ("[]", "no attribute 'get'"),
+        ('{"boxes": [], "scores": []}', "there is no 'file'"),
+        ('{"file": "a", "boxes": [[1, 2, 3, 4]], "scores": []}', "1 boxes and 0 scores"),
+        ('{"file": "a", "boxes": [[1, 2, 3]], "scores": [1]}', "cannot reshape"),
+        ('{"file": "a", "boxes": [["x", 2, 3, 4]], "scores": [1]}', "could not convert"),
+        ('{"file": "a", "boxes": null, "scores": [1]}', "reshape"),
+        ('{"file": "a", "boxes": [[1, 2, 3, 4], [1]], "scores": [1]}', "inhomogeneous"),
+        ('{"file": "a", "boxes": [[1, 2, NaN, 4]], "scores": [1]}', "a number that is not finite"),
+        ('{"file": "a", "boxes": [[1, 2, 3, 4]], "scores": [Infinity]}', "a number that is not finite"),
+        ('{"file": "a", "height": 3, "boxes": [], "scores": []}', "there is no 'width'"),
+        ('{"file": "a", "height": "x", "width": 3, "boxes": [], "scores": []}', "invalid literal"),
+        ('{"file": "\xff"}', "'utf-8' codec"),
+    ],
+)
+def test_says_which_line_is_none(tmp_path: Path, line: str, reason: str) -> None:
+    file = tmp_path / "all.jsonl"
+    file.write_bytes(b'{"file": "first.jpg"}\n' + line.encode("latin-1") + b"\n")
+    with pytest.raises(AnnotationError, match=rf"all.jsonl: line 2 is no line of proposals \(.*{reason}"):
+        read_proposals(file)
+
+
+def test_says_that_a_file_cannot_be_read_or_has_a_line_twice(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match=r"gone: cannot be read \(No such file or directory\)"):
+        read_proposals(tmp_path / "gone")
+    (tmp_path / "twice").write_text('{"file": "a.jpg"}\n{"file": "b.jpg"}\n{"file": "a.jpg"}\n')
+    with pytest.raises(AnnotationError, match=r"line 3 is a second one about a\.jpg"):
+        read_proposals(tmp_path / "twice")
+
+
+def test_images_find_their_lines_in_any_order() -> None:
+    files = {"photos/a.jpg": make_found(0.1), "photos/b.jpg": make_found(0.2), "photos/c.jpg": make_found()}
+    assert match(files, "photos/c.jpg", "photos/a.jpg") == [[], [0.1]]
+    assert match(files, str(Path("photos/b.jpg").absolute()), "./photos/../photos/a.jpg") == [[0.2], [0.1]]
+
+
+def test_files_that_were_moved_are_found_by_their_names() -> None:
+    files = {"/old/train/a.jpg": make_found(0.1), "/old/val/a.jpg": make_found(0.2), "/old/val/b.jpg": make_found(0.3)}
+    assert match(files, "/new/val/a.jpg", "/new/train/a.jpg", "/new/b.jpg") == [[0.2], [0.1], [0.3]]
+
+
+def test_images_without_a_line_are_counted() -> None:
+    with pytest.raises(AnnotationError, match=r"all.jsonl: has no line for 2 of 3 .*\(the first is b\.jpg\)"):
+        match({"a.jpg": make_found(0.1)}, "a.jpg", "b.jpg", "c.jpg")
+
+
+def test_what_may_be_either_is_refused() -> None:
+    two = {"/old/train/a.jpg": make_found(0.1), "/old/val/a.jpg": make_found(0.2)}
+    with pytest.raises(AnnotationError, match=r"train/a\.jpg and /old/val/a\.jpg may both be /new/a\.jpg"):
+        match(two, "/new/a.jpg")
+    with pytest.raises(AnnotationError, match=r"/old/a\.jpg may be /new/train/a\.jpg or /new/val/a\.jpg"):
+        match({"/old/a.jpg": make_found(0.1)}, "/new/train/a.jpg", "/new/val/a.jpg")
+
+
+def test_sizes_must_be_those_of_the_annotations() -> None:
+    with pytest.raises(AnnotationError, match=r"of a\.jpg are for 80 x 60 px, its annotations for 40 x 30"):
+        match({"a.jpg": make_found(0.1, size=(60, 80))}, "a.jpg")
+    assert match({"a.jpg": make_found(0.1, size=None)}, "a.jpg") == [[0.1]]
+
+
+def test_lines_of_other_tools_need_no_size(tmp_path: Path) -> None:
+    (tmp_path / "all.jsonl").write_text(json.dumps({"file": "a.jpg", "boxes": [[1, 2, 3, 4]], "scores": [0.5]}))
+    ((boxes, scores),) = match_proposals(read_proposals(tmp_path / "all.jsonl"), [make_record("a.jpg")], "all.jsonl")
+    assert (boxes.tolist(), scores.tolist()) == ([[1, 2, 3, 4]], [0.5])
