@@ -74,8 +74,9 @@ def test_results_are_float32_where_half_would_overflow() -> None:
     assert compute_iou(box, other).item() == 0.5
     assert compute_visible_shares(box, torch.tensor([256.0, 512.0])).item() == 0.5
     for code in (BOX_CODERS["deltas"], BOX_CODERS["absolute"]):
-        assert code.encode(box, other).dtype == torch.float32
-        assert code.decode(torch.zeros(1, 4, dtype=torch.bfloat16), other).dtype == torch.float32
+        assert code.encode(box, other).dtype == code.decode(box, other).dtype == torch.float32
+        low = torch.tensor([[0.3, -0.7, 0.11, 0.9]], dtype=torch.bfloat16)  # exp() must not be rounded to three digits
+        assert torch.equal(code.decode(low, other), code.decode(low.float(), other.float()))
 
 
 def test_clip() -> None:

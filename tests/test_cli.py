@@ -4,19 +4,21 @@ import errno
 import json
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pytest
 import torch
@@ -390,6 +392,31 @@ def test_pictures_that_cannot_be_drawn_are_counted(call: Call, tiny: Path, tmp_p
     assert ended.err.splitlines()[1] == "1 of 1 images done; 0 failed; 1 pictures could not be drawn"
 
 
+class Spawn(Protocol):
+    def __call__(self, *words: object, **streams: object) -> subprocess.Popen[bytes]: ...
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    """Start the command as a process, which is killed if it is still there at the end, or after five minutes."""
+    started: list[tuple[subprocess.Popen[bytes], threading.Timer]] = []
+
+    def start(*words: object, **streams: object) -> subprocess.Popen[bytes]:
+        process: subprocess.Popen[bytes] = subprocess.Popen([*COMMAND, *map(str, words)], **streams)  # type: ignore
+        timer = threading.Timer(300, process.kill)
+        timer.start()
+        started.append((process, timer))
+        return process
+
+    yield start
+    for process, timer in started:
+        timer.cancel()
+        process.kill()
+        process.wait()
+        for stream in filter(None, (process.stdout, process.stderr)):
+            stream.close()
+
+
 class Pipes:
     """Named pipes that stand for images: who reads one waits until it is let go on."""
 
@@ -405,7 +432,7 @@ class Pipes:
                 os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -418,30 +445,29 @@ def count_lines(file: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are needed to stop a run at a known image")
-def test_a_stopped_run_goes_on_to_the_same_bytes(call: Call, tiny: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_goes_on_to_the_same_bytes(call: Call, spawn: Spawn, tiny: Path, tmp_path: Path) -> None:
     photo, out = PHOTOS / "coffee.jpg", tmp_path / "boxes.jsonl"
     files = [tmp_path / f"{number}.jpg" for number in range(5)]
     for file in files[::2]:
         shutil.copy(photo, file)
     pipes = Pipes(files[1], files[3])
-    words = ["propose", *map(str, files), "--weights", str(tiny), "--out", str(out)]
+    words = ["propose", *files, "--weights", tiny, "--out", out]
 
-    process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True)
+    process = spawn(*words, stderr=subprocess.PIPE)
     wait_until(lambda: count_lines(out) == 1)
     process.send_signal(signal.SIGINT)
     while process.poll() is None:
         pipes.release()
         time.sleep(0.02)
-    _, stderr = process.communicate()
-    assert stderr == "objectness: stopped; the same command goes on from here\n"
+    assert process.communicate()[1] == b"objectness: stopped; the same command goes on from here\n"
     assert (process.returncode, count_lines(out)) == (130, 1)
 
     files[1].unlink()
     shutil.copy(photo, files[1])
-    process = subprocess.Popen([*COMMAND, *words], stderr=subprocess.PIPE, text=True)
+    process = spawn(*words, stderr=subprocess.PIPE)
     wait_until(lambda: count_lines(out) == 3)
     process.kill()
-    assert process.communicate()[1] == ""
+    assert process.communicate()[1] == b""
     with out.open("a") as lines:
         lines.write('{"file": "')  # as a kill in the middle of a line would leave it
 
@@ -467,22 +493,30 @@ class Terminal:
 
         self.outside, self.inside = pty.openpty()
         fcntl.ioctl(self.inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        os.set_blocking(self.outside, False)
+        hidden = ("COLUMNS", "NO_COLOR")  # what would overrule it
+        self.environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        self.environment["TERM"] = "xterm-256color"
         self.written = b""
+        self.closing = threading.Event()
+        self.reader = threading.Thread(target=self._read)  # who writes waits where nobody reads
+        self.reader.start()
 
-    def read(self) -> str:
-        with suppress(BlockingIOError):
-            while part := os.read(self.outside, 1 << 16):
-                self.written += part
-        return self.written.decode()
-
-    def read_lines(self) -> list[str]:
-        """Every line that was shown, also those that were overwritten, without colours."""
-        return re.split(r"[\r\n]+", re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", self.read()))
+    def _read(self) -> None:
+        while select.select([self.outside], [], [], 0.05)[0] or not self.closing.is_set():
+            if select.select([self.outside], [], [], 0)[0]:
+                self.written += os.read(self.outside, 1 << 16)
 
     def close(self) -> None:
+        self.closing.set()
+        self.reader.join()
         os.close(self.inside)
         os.close(self.outside)
+
+    @property
+    def lines(self) -> list[str]:
+        """Every line that was shown, also those that were overwritten, without colours."""
+        text = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", self.written.decode())
+        return [line for line in re.split(r"[\r\n]+", text) if line]
 
 
 @contextmanager
@@ -495,53 +529,43 @@ def open_terminal() -> Iterator[Terminal]:
         terminal.close()
 
 
-def start(words: Sequence[object], terminal: Terminal, stdout: int) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
-    return subprocess.Popen(
-        [*COMMAND, *map(str, words)],
-        stdout=stdout,
-        stderr=terminal.inside,
-        env={**environment, "TERM": "xterm-256color"},
-    )
-
-
 @pytest.mark.slow
-def test_a_closed_pipe_ends_it_quietly(tiny: Path, tmp_path: Path) -> None:
+def test_a_closed_pipe_ends_it_quietly(spawn: Spawn, tiny: Path, tmp_path: Path) -> None:
     # `objectness propose ... | head -1` in a terminal: lines go to the pipe although the bar is on the terminal
     good, waiting = tmp_path / "a.jpg", tmp_path / "b.jpg"
     shutil.copy(PHOTOS / "coffee.jpg", good)
     with open_terminal() as terminal:
         pipes = Pipes(waiting)
-        process = start(["propose", good, waiting, "--weights", tiny, "--top", 1], terminal, subprocess.PIPE)
+        words = ["propose", good, waiting, "--weights", tiny, "--top", 1]
+        process = spawn(*words, stdout=subprocess.PIPE, stderr=terminal.inside, env=terminal.environment)
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["width"] == 600
         process.stdout.close()
         while process.poll() is None:
             pipes.release()
             time.sleep(0.02)
-        lines = terminal.read_lines()
+    lines = terminal.lines
     assert process.returncode == 141
     assert any(re.fullmatch(r"propose ━+ +1/2 *", line.replace("╸", "━").replace("╺", "━")) for line in lines)
-    assert not [line for line in lines if line and not line.startswith("propose ")]
+    assert not [line for line in lines if not line.startswith("propose ")]
 
 
 @pytest.mark.slow
-def test_training_fits_a_terminal_and_ctrl_c_leaves_a_checkpoint(call: Call, tmp_path: Path) -> None:
+def test_training_fits_a_terminal_and_ctrl_c_leaves_a_checkpoint(call: Call, spawn: Spawn, tmp_path: Path) -> None:
     run = tmp_path / "my run"
     words = ["train", BOXES, "--out", run, *train_with({"--epochs": 10_000})]
     with open_terminal() as terminal:
-        process = start(words, terminal, subprocess.DEVNULL)
-        wait_until(lambda: "positives/image" in terminal.read())
+        process = spawn(*words, stdout=subprocess.DEVNULL, stderr=terminal.inside, env=terminal.environment)
+        wait_until(lambda: b"positives/image" in terminal.written)
         process.send_signal(signal.SIGINT)
-        wait_until(lambda: process.poll() is not None or not terminal.read())
-        lines = terminal.read_lines()
-    assert process.returncode == 0
+        assert process.wait() == 0
+    lines = terminal.lines
     assert any(re.fullmatch(r"train .*━ +\d+/20000 \d+:\d\d:\d\d left *", line) for line in lines)
     numbers = r"objectness 0\.\d{3}  box 0\.\d{3}  \d+\.\d positives/image  \d+\.\d images/s"
     assert any(re.fullmatch(numbers, line) for line in lines)
     assert max(len(line) for line in lines if str(run) not in line) <= 80
-    step = int(re.search(r"step (\d+) of 20000, stopped; go on with: (.*)", lines[-2])[1])
-    assert lines[-2].endswith(f"objectness train --resume '{run}'")
+    step = int(re.search(r"step (\d+) of 20000, stopped; go on with: (.*)", lines[-1])[1])
+    assert lines[-1].endswith(f"objectness train --resume '{run}'")
     assert (run / "last" / "training.pt").is_file()
 
     ended = call("train", "--resume", run, "--stop-after", 0)

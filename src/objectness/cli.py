@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -452,7 +451,7 @@ class _Meter:
         seconds, count = time.monotonic() - self.first[0], done - self.first[1]
         if seconds_left is None and self.total is not None and count > 0:
             seconds_left = (self.total - done) * seconds / count
-        left = "" if seconds_left is None else f"{timedelta(seconds=round(seconds_left))} left"
+        left = "" if seconds_left is None else f"{_show_time(seconds_left)} left"
         self.bar.update(self.task, completed=done, total=self.total, left=left)
         if self.is_plain and not self.hidden and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
@@ -513,6 +512,12 @@ def _let_go_of_stdout() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _show_time(seconds: float) -> str:
+    """Hours, minutes and seconds; days of training are hours too, in one column."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 def _show_default(value: object) -> str | None:

@@ -23,6 +23,8 @@ from objectness.network import RegionProposalNetwork
 from objectness.proposals import suppress
 from objectness.structures import Batch, Output, Selection, Targets
 
+pytestmark = pytest.mark.slow  # about 10 seconds
+
 CHANNELS = 64  # of the pyramid; the usual 256 would be the same code in sixteen times the time
 CONFIG = Config(
     backbone="resnet18",
