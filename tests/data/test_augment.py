@@ -37,7 +37,7 @@ def test_crop_by_hand():
         torch.tensor([[5.0, 5, 40, 40], [25, 0, 30, 10]]),
     )
     boxes, crowds = crop_targets(targets, (10, 20))
-    # 1: inside. 2: 10 of 40 px wide are inside, exactly a quarter, stays. 3: half, stays. 4: outside, goes. 5: too thin.
+    # 1: inside. 2: 10 of 40 px are inside, exactly a quarter, stays. 3: half, stays. 4: outside, goes. 5: too thin.
     assert boxes.tolist() == [[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 5, 10]]
     assert crowds.tolist() == [[5, 5, 20, 10]]
 
