@@ -163,7 +163,8 @@ class Config:
 
     Attributes:
         backbone: A name in `objectness.backbone.BACKBONES`.
-        batch_norm: "frozen" keeps the statistics that the weights came with, "trained" lets them learn.
+        batch_norm: "frozen" keeps the statistics that the weights came with, "trained" lets them learn; training from
+            random weights needs the latter.
         frozen_stages: 0 none, 1 the stem, 2 the stem and C2's stage, ... 5 the whole backbone.
         pyramid_channels: Of every map of the pyramid (256: FPN section 3).
         top_down: "cumulative", M_l = I_l + up(M_{l+1}) (FPN); "adjacent", M_l = I_l + up(I_{l+1}) (the article).
