@@ -424,3 +424,10 @@ def test_no_imagenet_weights_are_known_of_it() -> None:
 def test_addresses_are_torchvisions(torchvision: ModuleType) -> None:
     for name, url in IMAGENET_URLS.items():
         assert url == torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
+
+
+def test_an_unknown_backbone_in_the_configuration_names_the_file(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    save_checkpoint(folder, {}, Config(backbone="resnet1001"))
+    with pytest.raises(CheckpointError, match=r"config\.json: backbone 'resnet1001' is unknown"):
+        load_network(folder)

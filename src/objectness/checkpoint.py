@@ -114,7 +114,11 @@ def load_network(source: str | Path = SHIPPED) -> RegionProposalNetwork:
         CheckpointError: nothing there, a damaged file, or weights of another network than `config.json` says.
     """
     folder = find_checkpoint(source)
-    network = RegionProposalNetwork(read_config(folder / CONFIG_FILE))
+    config = read_config(folder / CONFIG_FILE)
+    try:
+        network = RegionProposalNetwork(config)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error
     load_state(network, read_safetensors(folder / MODEL_FILE), str(folder / MODEL_FILE))
     return network.eval()
 

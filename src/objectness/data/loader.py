@@ -8,6 +8,8 @@ remembered between steps, and it does not matter how many workers or processes s
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -170,7 +172,12 @@ def load_cache(
 def iterate_steps(training_set: TrainingSet, first: int, last: int, num_workers: int) -> Iterator[Examples]:
     """Steps first..last - 1 in order, decoded ahead by `num_workers` processes (0: here, when asked for)."""
     loader = DataLoader(
-        _Guarded(training_set), batch_size=None, sampler=range(first, last), num_workers=num_workers, collate_fn=_keep
+        _Guarded(training_set),
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=min(num_workers, os.cpu_count() or 1),
+        collate_fn=_keep,
+        worker_init_fn=_leave_stopping_to_the_parent,
     )
     for examples in loader:
         if isinstance(examples, ObjectnessError):
@@ -189,6 +196,11 @@ class _Guarded(TorchDataset["Examples | ObjectnessError"]):
             return self.training_set[step]
         except ObjectnessError as error:
             return error
+
+
+def _leave_stopping_to_the_parent(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the training process finishes its step and ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _keep(item: Any) -> Any:
