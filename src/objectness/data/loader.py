@@ -139,9 +139,11 @@ def decode_record(record: ImageRecord) -> Tensor:
     image = torch.from_numpy(read_image(record.path)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     found = (image.shape[1], image.shape[2])
     if found != (record.height, record.width):
+        turned = found == (record.width, record.height)
+        reason = "it was turned upright and its boxes were not" if turned else "boxes and image do not belong together"
         raise AnnotationError(
             f"{record.path}: the image is {found[1]} x {found[0]} px, its annotations are for "
-            f"{record.width} x {record.height}; boxes and image do not belong together"
+            f"{record.width} x {record.height}; {reason}"
         )
     return image
 
