@@ -2,6 +2,7 @@ import copy
 import io
 import pickle
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -100,6 +101,8 @@ def test_nothing_is_kept_between_passes() -> None:
         run(backbone, 0)
     backbone.body.wait = lambda: None
     assert run(backbone, 0) == first
+    maps = [weakref.ref(stage) for stage in backbone(torch.zeros(1, 3, 16, 16))]
+    assert [each() for each in maps] == [None] * 4  # nobody holds them, and their memory, any longer
 
 
 @pytest.mark.parametrize("share", [True, False])
