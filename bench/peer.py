@@ -87,7 +87,7 @@ def copy_weights(network: RegionProposalNetwork, peer: Peer) -> None:
     peer.backbone.body.load_state_dict(network.backbone.body.state_dict())
     fpn, head = peer.backbone.fpn, peer.rpn.head
     pairs: list[tuple[nn.Module, nn.Module]] = [
-        (network.head.conv, head.conv[0][0]),
+        (network.head.convs[0], head.conv[0][0]),
         (network.head.reg, head.bbox_pred),
         *((ours, theirs[0]) for ours, theirs in zip(network.pyramid.laterals, fpn.inner_blocks, strict=True)),
         *((ours, theirs[0]) for ours, theirs in zip(network.pyramid.outputs, fpn.layer_blocks, strict=True)),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from objectness.backbone import BACKBONES, Backbone, find_module, make_backbone
 from objectness.errors import ConfigError
+from objectness.norm import FrozenBatchNorm2d
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -179,3 +180,16 @@ def test_frozen_norm_still_lets_convolutions_learn() -> None:
     backbone(torch.randn(1, 3, 64, 64))[3].sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in backbone.parameters())
     assert not any("bn" in name for name, _ in backbone.named_parameters())
+
+
+def test_only_bottlenecks_have_a_stride_to_move() -> None:
+    for name in ("resnet34", "efficientnet_lite0"):
+        with pytest.raises(ConfigError, match=f"stride_in_1x1: {name} has no bottlenecks; leave it out"):
+            make_backbone(name, stride_in_1x1=True)
+
+
+@pytest.mark.parametrize(("name", "own"), [("resnet18", 1e-5), ("efficientnet_lite0", 1e-3)])
+def test_epsilon(name: str, own: float) -> None:
+    for given, expected in ((None, own), (0.0, 0.0)):
+        norms = [m for m in make_backbone(name, norm_eps=given).modules() if isinstance(m, FrozenBatchNorm2d)]
+        assert {norm.eps for norm in norms} == {expected}

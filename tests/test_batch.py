@@ -124,3 +124,32 @@ def test_one_pixel() -> None:
     assert batch.images.shape == (1, 3, 32, 32)
     assert batch.images.sum() == 3
     assert batch.sizes.tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest", "down"),
+    [
+        ((427, 640), (800, 1199), (800, 1199)),  # 1199.06
+        ((425, 640), (800, 1205), (800, 1204)),  # 640 * 800 / 425 = 1204.7
+    ],
+)
+def test_rounding_of_sizes_by_hand(size: tuple[int, int], nearest: tuple[int, int], down: tuple[int, int]) -> None:
+    assert fit_size(size, InputOptions()) == nearest
+    assert fit_size(size, InputOptions(size_rounding="down")) == down
+
+
+def test_resizing_without_antialias_by_hand() -> None:
+    """Two to one: each new pixel's centre lies between two old ones; eight to one it sees the middle two alone."""
+    image = torch.tensor([[0, 1, 8, 9]], dtype=torch.uint8).expand(3, 1, 4)
+    assert resize_image(image, (1, 2), "bilinear")[0].tolist() == [[0.5, 8.5]]
+    assert resize_image(image, (1, 2), "bilinear_uint8")[0].tolist() == [[0, 8]]  # round half to even
+    assert resize_image(image, (1, 1), "bilinear")[0].tolist() == [[4.5]]
+    assert resize_image(image, (1, 2), "bilinear_uint8").dtype == torch.uint8
+
+
+def test_the_order_of_channels() -> None:
+    """Mean and deviation are given in RGB; the network sees what it was trained with."""
+    options = InputOptions(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0), pad_multiple=1, order="BGR")
+    image = torch.tensor([255, 0, 0], dtype=torch.uint8).reshape(3, 1, 1)  # red
+    blue, green, red = make_batch([image], options).images.flatten().tolist()
+    assert (red, green, blue) == pytest.approx((0.9, -0.1, -0.075))

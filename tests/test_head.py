@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from objectness.config import ClassOrder
 from objectness.head import Head
 
 
@@ -8,7 +9,7 @@ def test_initial_statistics() -> None:
     """Source: Faster R-CNN, section 3.1.3: N(0, 0.01), and biases 0."""
     torch.manual_seed(0)
     head = Head()
-    for conv in (head.conv, head.cls, head.reg):
+    for conv in (head.convs[0], head.cls, head.reg):
         count = conv.weight.numel()  # 589,824, 1,536 and 3,072; errors of mean and deviation fall with its root
         assert conv.weight.mean().item() == pytest.approx(0, abs=0.04 / count**0.5)
         assert conv.weight.std().item() == pytest.approx(0.01, rel=3 / count**0.5)
@@ -37,7 +38,7 @@ def test_levels_share_the_weights() -> None:
 def test_head_by_hand() -> None:
     head = Head(channels=1, num_anchors=1)
     with torch.no_grad():
-        head.conv.weight.fill_(1)
+        head.convs[0].weight.fill_(1)
         head.cls.weight.copy_(torch.tensor([2.0, -1]).reshape(2, 1, 1, 1))
         head.cls.bias.copy_(torch.tensor([0.0, 5]))
         head.reg.weight.copy_(torch.arange(4.0).reshape(4, 1, 1, 1))
@@ -48,3 +49,38 @@ def test_head_by_hand() -> None:
     assert logits[0, 0].tolist() == [[6, 6, 0], [6, 0, 0], [0, 0, 0]]
     assert logits[0, 1].tolist() == [[2, 2, 5], [2, 5, 5], [5, 5, 5]]
     assert deltas[0, :, 0, 0].tolist() == [0, 3, 6, 9]
+
+
+def test_depth() -> None:
+    """Two 3x3 convolutions, each with its ReLU, as in torchvision's second COCO weights."""
+    head = Head(channels=1, num_anchors=1, depth=2)
+    with torch.no_grad():
+        for conv, centre in zip(head.convs, (-1.0, 1.0), strict=True):
+            conv.weight.zero_()
+            conv.weight[0, 0, 1, 1] = centre
+        head.cls.weight.copy_(torch.tensor([1.0, 0]).reshape(2, 1, 1, 1))
+    (logits,), _ = head([torch.tensor([[[[-2.0, 3.0]]]])])
+    assert logits[0, 0].tolist() == [[2, 0]]  # -(-2), and the first ReLU takes -(3)
+
+
+def test_orders_by_hand() -> None:
+    """However the weights lie, what comes out is (object, no object) and (dx, dy, dw, dh)."""
+    head = Head(channels=1, num_anchors=2, class_order="object_last", delta_order="yxhw")
+    with torch.no_grad():
+        for conv in (head.cls, head.reg):
+            conv.weight.zero_()
+            conv.bias.copy_(torch.arange(float(conv.out_channels)))
+    (logits,), (deltas,) = head([torch.zeros(1, 1, 1, 1)])
+    assert logits.flatten().tolist() == [1, 0, 3, 2]
+    assert deltas.flatten().tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+
+
+@pytest.mark.parametrize("class_order", ["object_first", "object_last"])
+def test_folded_pairs_are_their_difference(class_order: ClassOrder) -> None:
+    head = Head(4, 3, class_order=class_order, delta_order="yxhw")
+    level = torch.randn(2, 4, 3, 5)
+    (pairs,), (deltas,) = head([level])
+    head.fold_pairs()
+    (folded,), (same_deltas,) = head([level])
+    torch.testing.assert_close(folded, pairs[:, 0::2] - pairs[:, 1::2])
+    torch.testing.assert_close(same_deltas, deltas)

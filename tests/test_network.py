@@ -1,6 +1,8 @@
 import copy
+import dataclasses
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from objectness.config import AnchorOptions, Config, InputOptions, LabelOptions,
 from objectness.errors import ConfigError
 from objectness.losses import LossSums
 from objectness.network import RegionProposalNetwork
+from objectness.norm import FrozenBatchNorm2d
 from objectness.structures import Batch, Output, Selection, Targets
 
 NO_BOXES = torch.zeros(0, 4)
@@ -76,7 +79,7 @@ def test_names_of_the_weights() -> None:
     """A checkpoint's file depends on these names."""
     names = {name for name in make_network().state_dict() if not name.startswith("backbone.body.")}
     parts = [*(f"pyramid.{kind}.{i}" for kind in ("laterals", "outputs") for i in range(4))]
-    parts += ["head.conv", "head.cls", "head.reg"]
+    parts += ["head.convs.0", "head.cls", "head.reg"]
     assert names == {f"{part}.{leaf}" for part in parts for leaf in ("weight", "bias")}
     assert "backbone.body.layer4.1.conv2.weight" in make_network().state_dict()
 
@@ -284,3 +287,51 @@ def test_any_backbone_serves() -> None:
 def test_unknown_backbone() -> None:
     with pytest.raises(ConfigError, match="backbone 'vgg' is unknown"):
         RegionProposalNetwork(Config(backbone="vgg"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"batch_norm": "trained", "pyramid_norm": "batch", "head_depth": 2, "class_order": "object_last"},
+        {"backbone": "resnet50", "stride_in_1x1": True, "norm_eps": 0.0, "delta_order": "yxhw"},
+        {"backbone": "efficientnet_lite0", "top_down": "adjacent"},
+    ],
+)
+def test_optimized_says_the_same(changes: dict[str, Any]) -> None:
+    network = make_network(dataclasses.replace(SMALL, **changes))
+    for module in network.modules():
+        if hasattr(module, "running_var"):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    optimized = network.optimized()
+    batch, _ = make_two()
+    with torch.inference_mode():
+        output, same = network(batch.images), optimized(batch.images)
+    for pairs, folded in zip(output.logits, same.logits, strict=True):
+        torch.testing.assert_close(folded, pairs[:, 0::2] - pairs[:, 1::2], rtol=1e-3, atol=1e-3)
+    for mine, other in zip([*output.deltas, *output.features], [*same.deltas, *same.features], strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3)
+    assert not any(isinstance(m, (FrozenBatchNorm2d, nn.BatchNorm2d)) for m in optimized.modules())
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])  # the original stays as it was
+
+
+def test_optimized_leaves_the_norms_of_a_foreign_backbone() -> None:
+    """Where its norms stand among its convolutions is its own affair: this one normalises first."""
+    body = nn.Sequential()
+    channels = 3
+    for i in range(4):
+        stage = nn.Sequential(
+            nn.Conv2d(channels, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, 4 if i == 0 else 2, 1)
+        )
+        channels = 4
+        body.append(stage)
+    network = RegionProposalNetwork(SMALL, Backbone(body, ("0", "1", "2", "3"))).eval()
+    optimized = network.optimized()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        for mine, other in zip(network(images).features, optimized(images).features, strict=True):
+            torch.testing.assert_close(mine, other)
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in optimized.modules()) == 4

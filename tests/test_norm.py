@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectness.norm import FrozenBatchNorm2d, convolve, make_norm
+from objectness.norm import FrozenBatchNorm2d, convolve, fold_norm, fold_norms, make_norm
 
 SHAPES = [  # in, out, kernel, stride, padding, groups
     (6, 8, 1, 1, 0, 1),
@@ -92,3 +92,29 @@ def test_make_norm() -> None:
     for kind in ("frozen", "trained"):
         assert make_norm(kind)(4).eps == 1e-5
         assert make_norm(kind, eps=1e-3)(4).eps == 1e-3
+
+
+@pytest.mark.parametrize("kind", ["frozen", "trained"])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_folded_norm_does_the_same(kind: str, has_bias: bool) -> None:
+    conv = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=has_bias)
+    norm = make_norm(kind, eps=0.1)(6).eval()
+    randomise(norm)
+    x = torch.randn(2, 4, 7, 5)
+    folded = fold_norm(conv, norm)
+    torch.testing.assert_close(folded(x), norm(conv(x)))
+    assert (conv.bias is None) == (not has_bias)  # the original stays as it was
+    assert not folded.weight.requires_grad
+
+
+def test_norms_are_folded_into_what_stands_before_them() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 1), make_norm("frozen")(3), nn.ReLU(), nn.Sequential(make_norm("trained")(3)))
+    for norm in (net[1], net[3][0]):
+        randomise(norm)
+    net.eval()
+    x = torch.randn(1, 2, 4, 4)
+    expected = net(x)
+    fold_norms(net)
+    torch.testing.assert_close(net(x), expected)
+    assert isinstance(net[1], nn.Identity)
+    assert isinstance(net[3][0], nn.BatchNorm2d)  # nothing stands before it

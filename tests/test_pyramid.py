@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from objectness.norm import make_norm
 from objectness.pyramid import Pyramid
 
 
@@ -86,3 +87,18 @@ def test_number_of_parameters() -> None:
     pyramid = Pyramid((256, 512, 1024, 2048))
     assert sum(p.numel() for p in pyramid.laterals.parameters()) == 984_064  # 256 * (256 + 512 + 1024 + 2048) + 4 * 256
     assert sum(p.numel() for p in pyramid.outputs.parameters()) == 2_360_320  # 4 * (256 * 256 * 9 + 256)
+
+
+def test_norms() -> None:
+    """Convolutions with batch norm have no bias, and folding changes nothing but speed."""
+    pyramid = Pyramid((2, 3, 4, 5), 6, norm=make_norm("trained")).eval()
+    assert not any(name.endswith("bias") and "norm" not in name for name, _ in pyramid.named_parameters())
+    for norm in [*pyramid.lateral_norms, *pyramid.output_norms]:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    stages = [torch.randn(1, c, 16 >> i, 16 >> i) for i, c in enumerate((2, 3, 4, 5))]
+    expected = pyramid(stages)
+    pyramid.fold_norms()
+    for level, same in zip(pyramid(stages), expected, strict=True):
+        torch.testing.assert_close(level, same)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in pyramid.modules())

@@ -100,3 +100,14 @@ def test_initial_statistics() -> None:
         assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
         assert conv.bias is None
     assert all((norm.weight == 1).all() for norm in net.modules() if isinstance(norm, nn.BatchNorm2d))
+
+
+def test_the_stride_of_a_bottleneck() -> None:
+    """In the 3x3 by default; in the first 1x1 as in Caffe's weights, with the same shapes and names."""
+    inner, first = (ResNet(DESIGNS["resnet50"], make_norm("frozen"), where) for where in (False, True))
+    for net, strides in ((inner, (1, 2)), (first, (2, 1))):
+        for stage in (net.layer2, net.layer3, net.layer4):
+            assert (stage[0].conv1.stride[0], stage[0].conv2.stride[0]) == strides
+        assert (net.layer1[0].conv1.stride[0], net.layer1[0].conv2.stride[0]) == (1, 1)
+    assert {n: p.shape for n, p in inner.state_dict().items()} == {n: p.shape for n, p in first.state_dict().items()}
+    assert inner(torch.zeros(1, 3, 65, 97)).shape == first(torch.zeros(1, 3, 65, 97)).shape

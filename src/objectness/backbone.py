@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from .config import BatchNorm
 from .efficientnet import EfficientNetLite
 from .errors import ConfigError
-from .norm import make_norm
-from .resnet import DESIGNS, ResNet
+from .norm import NormFactory, make_norm
+from .resnet import DESIGNS, Bottleneck, ResNet
 
 # What the taps of the forward pass in progress have seen. It belongs to the calling thread, and the taps know their
 # stage only, so several threads and copies of a network never see each other's maps.
@@ -35,28 +35,36 @@ class _Tap:
 class BackboneKind(NamedTuple):
     """How to make a body, and where its parts are."""
 
-    build: Callable[[BatchNorm], nn.Module]
+    build: Callable[[NormFactory, bool], nn.Module]  # from a maker of norms and whether the stride is in the 1x1
     stem: tuple[str, ...]  # modules before C2's stage
     stages: tuple[str, str, str, str]  # modules whose outputs are C2..C5
     between: tuple[tuple[str, ...], ...] = ((), (), (), ())  # modules before each stage that freeze with it
+    norm_eps: float = 1e-5
+    has_bottlenecks: bool = True  # with a 1x1 that a stride could be in
 
 
 def _resnet(name: str) -> BackboneKind:
     return BackboneKind(
-        build=lambda batch_norm: ResNet(DESIGNS[name], make_norm(batch_norm)),
+        build=lambda norm, stride_in_1x1: ResNet(DESIGNS[name], norm, stride_in_1x1),
         stem=("conv1", "bn1"),
         stages=("layer1", "layer2", "layer3", "layer4"),
+        has_bottlenecks=DESIGNS[name].block is Bottleneck,
     )
 
 
 BACKBONES = {name: _resnet(name) for name in DESIGNS} | {
     "efficientnet_lite0": BackboneKind(
-        build=lambda batch_norm: EfficientNetLite(make_norm(batch_norm, eps=1e-3)),  # TensorFlow's epsilon
+        build=lambda norm, _: EfficientNetLite(norm),
         stem=("conv_stem", "bn1", "blocks.0"),
         stages=("blocks.1", "blocks.2", "blocks.4", "blocks.6"),
         between=((), (), ("blocks.3",), ("blocks.5",)),
+        norm_eps=1e-3,  # TensorFlow's
+        has_bottlenecks=False,
     ),
 }
+
+
+FOLDABLE = (ResNet, EfficientNetLite)  # bodies whose norms `fold_norms` may fold
 
 
 class Backbone(nn.Module):
@@ -98,7 +106,14 @@ class Backbone(nn.Module):
         return channels
 
 
-def make_backbone(name: str, batch_norm: BatchNorm = "frozen", frozen_stages: int = 0) -> Backbone:
+def make_backbone(
+    name: str,
+    batch_norm: BatchNorm = "frozen",
+    frozen_stages: int = 0,
+    *,
+    norm_eps: float | None = None,
+    stride_in_1x1: bool = False,
+) -> Backbone:
     """A backbone by name, initialised at random.
 
     Args:
@@ -106,14 +121,19 @@ def make_backbone(name: str, batch_norm: BatchNorm = "frozen", frozen_stages: in
         batch_norm: "frozen" keeps the statistics that the weights come with, "trained" lets them learn.
         frozen_stages: 0 none, 1 the stem, 2 the stem and C2's stage, ... 5 everything. Freezing pays only where
             pretrained weights are loaded.
+        norm_eps: of batch norm; by default that of the backbone's published weights.
+        stride_in_1x1: a bottleneck's stride sits in its first convolution, as in Caffe's ResNets.
 
     Raises:
-        ConfigError: no such backbone.
+        ConfigError: no such backbone, or one without bottlenecks whose stride is asked to move.
     """
     if name not in BACKBONES:
         raise ConfigError(f"backbone {name!r} is unknown; known are {', '.join(BACKBONES)}")
     kind = BACKBONES[name]
-    backbone = Backbone(kind.build(batch_norm), kind.stages)
+    if stride_in_1x1 and not kind.has_bottlenecks:
+        raise ConfigError(f"stride_in_1x1: {name} has no bottlenecks; leave it out")
+    norm = make_norm(batch_norm, kind.norm_eps if norm_eps is None else norm_eps)
+    backbone = Backbone(kind.build(norm, stride_in_1x1), kind.stages)
     parts = [kind.stem, *(((*before, stage)) for before, stage in zip(kind.between, kind.stages, strict=True))]
     for part in parts[:frozen_stages]:
         for module_name in part:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .config import Clamp
+
 MAX_LOG_SCALE = math.log(1000 / 16)  # a 16 px anchor may reach 1000 px; Detectron's cap, kept by all its successors
 ABSOLUTE_UNIT_PX = 512.0  # "absolute" boxes are coded in units of the largest anchor, so that numbers are of order 1
 
@@ -77,13 +79,13 @@ def encode_deltas(boxes: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat([(centres - anchor_centres) / anchor_sizes, torch.log(sizes / anchor_sizes)], dim=-1)
 
 
-def decode_deltas(deltas: Tensor, anchors: Tensor, *, max_log_scale: float = MAX_LOG_SCALE) -> Tensor:
+def decode_deltas(deltas: Tensor, anchors: Tensor, clamp: Clamp = "above") -> Tensor:
     """Move and stretch anchors by predicted deltas.
 
     Args:
         deltas: (..., 4) float, as (dx, dy, dw, dh); unitless.
         anchors: (..., 4) xyxy, px in the input frame, with positive width and height.
-        max_log_scale: cap on dw, dh so that exp() cannot overflow; log(1000/16): a 16 px anchor may reach 1000 px.
+        clamp: cap on dw, dh at log(1000/16), so that exp() cannot overflow; "both" also keeps them above its negative.
 
     Returns:
         (..., 4) float32 xyxy boxes, px, not yet clipped.
@@ -92,7 +94,8 @@ def decode_deltas(deltas: Tensor, anchors: Tensor, *, max_log_scale: float = MAX
     deltas = deltas.float()
     anchor_centres, anchor_sizes = _to_centres_and_sizes(anchors)
     centres = anchor_centres + deltas[..., :2] * anchor_sizes
-    half_sizes = 0.5 * anchor_sizes * deltas[..., 2:].clamp(max=max_log_scale).exp()
+    log_scales = deltas[..., 2:].clamp(min=-MAX_LOG_SCALE if clamp == "both" else None, max=MAX_LOG_SCALE)
+    half_sizes = 0.5 * anchor_sizes * log_scales.exp()
     return torch.cat([centres - half_sizes, centres + half_sizes], dim=-1)
 
 
@@ -102,18 +105,18 @@ def encode_absolute(boxes: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat([centres, sizes], dim=-1) / ABSOLUTE_UNIT_PX
 
 
-def decode_absolute(codes: Tensor, anchors: Tensor) -> Tensor:
-    """The inverse of `encode_absolute`; a negative size gives a box without area."""
+def decode_absolute(codes: Tensor, anchors: Tensor, clamp: Clamp = "above") -> Tensor:
+    """The inverse of `encode_absolute`; a negative size gives a box without area; there is nothing to clamp."""
     codes = codes.float() * ABSOLUTE_UNIT_PX
     half_sizes = 0.5 * codes[..., 2:].clamp(min=0)
     return torch.cat([codes[..., :2] - half_sizes, codes[..., :2] + half_sizes], dim=-1)
 
 
 class BoxCoder(NamedTuple):
-    """A pair of inverse functions (boxes, anchors) -> codes and (codes, anchors) -> boxes."""
+    """A pair of inverse functions (boxes, anchors) -> codes and (codes, anchors, clamp) -> boxes."""
 
     encode: Callable[[Tensor, Tensor], Tensor]
-    decode: Callable[[Tensor, Tensor], Tensor]
+    decode: Callable[[Tensor, Tensor, Clamp], Tensor]
 
 
 BOX_CODERS = {

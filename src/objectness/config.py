@@ -23,6 +23,13 @@ BatchNorm = Literal["frozen", "trained"]
 Schedule = Literal["steps", "cosine"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Cache = Literal["none", "memory", "device"]
+ChannelOrder = Literal["RGB", "BGR"]
+Resize = Literal["antialias", "bilinear", "bilinear_uint8"]
+SizeRounding = Literal["nearest", "down"]
+Clamp = Literal["above", "both"]
+ClassOrder = Literal["object_first", "object_last"]
+DeltaOrder = Literal["xywh", "yxhw"]
+PyramidNorm = Literal["none", "batch"]
 
 NUM_LEVELS = 5  # P2..P6
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in [0, 1]
@@ -49,9 +56,13 @@ class InputOptions:
         short_side: What the shorter side of an image is resized to, px (800: FPN section 5.1); in training, with
             `long_side`, the canvas that images are cut to.
         long_side: The shorter side gives way where the longer would exceed this, px.
-        mean: Of the pixels, RGB in [0, 1]; ImageNet's by default.
-        std: Of the pixels, RGB in [0, 1].
+        mean: Of the pixels, RGB in [0, 1] whatever `order` is; ImageNet's by default.
+        std: Of the pixels, RGB in [0, 1]; 1/255 where a network wants 0..255 with the mean taken off.
         pad_multiple: Inputs are padded to a multiple of this, px: C5's stride, so that every map is twice the next.
+        order: Of the channels that the network sees; "BGR" as detectron2's and Caffe's weights expect.
+        resize: "antialias", Pillow's way (detectron2's too); "bilinear", without antialias and without rounding
+            (torchvision's); "bilinear_uint8", the same rounded to whole values (OpenCV's, mmdetection's).
+        size_rounding: Of a resized side: to the "nearest" px, or "down" (torchvision).
     """
 
     short_side: int = 800
@@ -59,8 +70,14 @@ class InputOptions:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     pad_multiple: int = 32
+    order: ChannelOrder = "RGB"
+    resize: Resize = "antialias"
+    size_rounding: SizeRounding = "nearest"
 
     def __post_init__(self) -> None:
+        _require_choice("input order", self.order, ChannelOrder)
+        _require_choice("input resize", self.resize, Resize)
+        _require_choice("input size_rounding", self.size_rounding, SizeRounding)
         sides = f"{self.short_side}, {self.long_side}"
         _require(1 <= self.short_side <= self.long_side, f"input sides {sides}: need 1 <= short_side <= long_side")
         _require(all(math.isfinite(v) for v in self.mean), f"input mean {self.mean} must be numbers")
@@ -134,7 +151,10 @@ class SelectionOptions:
         keep_training: Proposals per image for a second stage in training (the article, step 6).
         nms_iou: A region is suppressed by a better one of its level beyond this IoU.
         min_visible: Share of a region that must lie inside the image; 0 clips all, 1 removes all that cross the border.
-        min_size: Thinner regions are dropped, px in the input frame.
+        min_size: Thinner regions are dropped, px in the input frame; the smallest float32, 1.2e-38, drops those of
+            width 0 alone, as detectron2 and mmdetection do.
+        clamp: Of dw and dh at log(1000/16): "above", or "both" ways, so that nothing shrinks beyond either
+            (mmdetection).
         score_from: "own" anchor, or "nearest": the anchor most like the refined region (the article, step 5).
     """
 
@@ -144,10 +164,12 @@ class SelectionOptions:
     nms_iou: float = 0.7
     min_visible: float = 0.0
     min_size: float = 1e-3
+    clamp: Clamp = "above"
     score_from: ScoreFrom = "own"
 
     def __post_init__(self) -> None:
         _require_choice("score_from", self.score_from, ScoreFrom)
+        _require_choice("clamp", self.clamp, Clamp)
         _require(0 <= self.min_visible <= 1, f"min_visible = {self.min_visible} is not in [0, 1]")
         _require(0 <= self.nms_iou <= 1, f"nms_iou = {self.nms_iou} is not in [0, 1]")
         _require(0 <= self.min_size < math.inf, f"min_size = {self.min_size} must be at least 0 px")
@@ -165,9 +187,18 @@ class Config:
         backbone: A name in `objectness.backbone.BACKBONES`.
         batch_norm: "frozen" keeps the statistics that the weights came with, "trained" lets them learn; training from
             random weights needs the latter.
+        norm_eps: Of batch norm; by default that of the backbone's published weights. torchvision's first COCO weights
+            have 0.
+        stride_in_1x1: A bottleneck's stride sits in its first convolution, as in Caffe's ResNets (detectron2's R50 and
+            R101), rather than in its 3x3.
         frozen_stages: 0 none, 1 the stem, 2 the stem and C2's stage, ... 5 the whole backbone.
         pyramid_channels: Of every map of the pyramid (256: FPN section 3).
+        pyramid_norm: "none", convolutions with bias (FPN), or "batch", with batch norm instead (torchvision's second
+            COCO weights).
         top_down: "cumulative", M_l = I_l + up(M_{l+1}) (FPN); "adjacent", M_l = I_l + up(I_{l+1}) (the article).
+        head_depth: 3x3 convolutions of the head (1: Faster R-CNN section 3.1; 2 in torchvision's second COCO weights).
+        class_order: Which of a pair of weights says object: the first, or the last as where background is class 0.
+        delta_order: Of the four weights of a box: (dx, dy, dw, dh), or (dy, dx, dh, dw).
         box_coding: "deltas" against the anchor, or "absolute" boxes (the article's failed experiment).
         objectness_loss: "cross_entropy" (Faster R-CNN), or "squared" (the article).
         input: How an image becomes the network's input.
@@ -181,9 +212,15 @@ class Config:
 
     backbone: str = "resnet101"
     batch_norm: BatchNorm = "frozen"
+    norm_eps: float | None = None
+    stride_in_1x1: bool = False
     frozen_stages: int = 0
     pyramid_channels: int = 256
+    pyramid_norm: PyramidNorm = "none"
     top_down: TopDown = "cumulative"
+    head_depth: int = 1
+    class_order: ClassOrder = "object_first"
+    delta_order: DeltaOrder = "xywh"
     box_coding: BoxCoding = "deltas"
     objectness_loss: ObjectnessLoss = "cross_entropy"
     input: InputOptions = field(default_factory=InputOptions)
@@ -194,13 +231,20 @@ class Config:
     def __post_init__(self) -> None:
         for name, choices in (
             ("batch_norm", BatchNorm),
+            ("pyramid_norm", PyramidNorm),
             ("top_down", TopDown),
+            ("class_order", ClassOrder),
+            ("delta_order", DeltaOrder),
             ("box_coding", BoxCoding),
             ("objectness_loss", ObjectnessLoss),
         ):
             _require_choice(name, getattr(self, name), choices)
         _require(0 <= self.frozen_stages <= 5, f"frozen_stages = {self.frozen_stages} is not in 0..5")
         _require(self.pyramid_channels >= 1, f"pyramid_channels = {self.pyramid_channels} must be at least 1")
+        _require(self.head_depth >= 1, f"head_depth = {self.head_depth} must be at least 1")
+        _require(
+            self.norm_eps is None or 0 <= self.norm_eps < math.inf, f"norm_eps = {self.norm_eps} must be at least 0"
+        )
 
     @classmethod
     def article(cls, **changes: Any) -> Config:

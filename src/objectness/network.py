@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .anchors import AnchorGrid, make_anchors
-from .backbone import Backbone, make_backbone
+from .backbone import FOLDABLE, Backbone, make_backbone
 from .config import Config
 from .head import Head
 from .losses import LossSums, sum_losses
 from .matching import match_anchors, sample_anchors
+from .norm import fold_norms, make_norm
 from .proposals import select_proposals
 from .pyramid import Pyramid
 from .structures import Batch, Output, Selection, Targets
@@ -32,9 +34,22 @@ class RegionProposalNetwork(nn.Module):
     def __init__(self, config: Config | None = None, backbone: Backbone | None = None):
         super().__init__()
         self.config = config = config or Config()
-        self.backbone = backbone or make_backbone(config.backbone, config.batch_norm, config.frozen_stages)
-        self.pyramid = Pyramid(self.backbone.count_channels(), config.pyramid_channels, config.top_down)
-        self.head = Head(config.pyramid_channels, len(config.anchors.ratios))
+        self.backbone = backbone or make_backbone(
+            config.backbone,
+            config.batch_norm,
+            config.frozen_stages,
+            norm_eps=config.norm_eps,
+            stride_in_1x1=config.stride_in_1x1,
+        )
+        norm = None if config.pyramid_norm == "none" else make_norm(config.batch_norm, config.norm_eps)
+        self.pyramid = Pyramid(self.backbone.count_channels(), config.pyramid_channels, config.top_down, norm)
+        self.head = Head(
+            config.pyramid_channels,
+            len(config.anchors.ratios),
+            config.head_depth,
+            class_order=config.class_order,
+            delta_order=config.delta_order,
+        )
 
     def forward(self, images: Tensor) -> Output:
         """Predict, in training and in inference alike.
@@ -54,6 +69,20 @@ class RegionProposalNetwork(nn.Module):
         map_sizes = [(level.shape[-2], level.shape[-1]) for level in output.logits]
         height, width = images.shape[-2:]
         return make_anchors(self.config.anchors, map_sizes, (height, width), images.device)
+
+    def optimized(self) -> RegionProposalNetwork:
+        """A copy for inference alone, which says the same to rounding, sooner.
+
+        Batch norms are folded into the convolutions before them, each pair of logits into one (the copy's output has
+        A logits a cell instead of 2 A), and maps are laid out with their channels last, as the CPU's convolutions and
+        a GPU's tensor cores want them. A backbone that is not ours keeps its norms.
+        """
+        network = copy.deepcopy(self).eval().requires_grad_(False)
+        if isinstance(network.backbone.body, FOLDABLE):
+            fold_norms(network.backbone.body)
+        network.pyramid.fold_norms()
+        network.head.fold_pairs()
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def propose(self, batch: Batch, *, keep: int | None = None) -> list[Selection]:
         """Proposals of every image of a batch, best first, in the input frame; `keep` as in `select_proposals`."""

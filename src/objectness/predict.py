@@ -67,7 +67,7 @@ class Proposer:
         options = self.network.config.input
         height, width = size = (pixels.shape[-2], pixels.shape[-1])
         with torch.inference_mode():
-            resized = resize_image(pixels, fit_size(size, options)).to(self.device)
+            resized = resize_image(pixels, fit_size(size, options), options.resize).to(self.device)
             selection = self.network.propose(make_batch([resized], options))[0]
         scale = torch.tensor([width / resized.shape[-1], height / resized.shape[-2]] * 2)  # back, once
         limits = torch.tensor([width, height] * 2)  # rounding must not carry a box over the border

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import TopDown
+from .norm import NormFactory, convolve, fold_norm
 
 
 class Pyramid(nn.Module):
@@ -19,23 +20,42 @@ class Pyramid(nn.Module):
         in_channels: of C2..C5, finest first.
         channels: of every map of the pyramid.
         top_down: "cumulative", M_l = I_l + up(M_{l+1}) (the paper); "adjacent", M_l = I_l + up(I_{l+1}) (the article).
+        norm: makes a norm for every convolution, which then has no bias; none by default.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int = 256, top_down: TopDown = "cumulative"):
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int = 256,
+        top_down: TopDown = "cumulative",
+        norm: NormFactory | None = None,
+    ):
         super().__init__()
         self.top_down = top_down
-        self.laterals = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
-        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        has_bias = norm is None
+        make_norm: NormFactory = norm or (lambda _: nn.Identity())
+        self.laterals = nn.ModuleList(nn.Conv2d(c, channels, 1, bias=has_bias) for c in in_channels)
+        self.lateral_norms = nn.ModuleList(make_norm(channels) for _ in in_channels)
+        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1, bias=has_bias) for _ in in_channels)
+        self.output_norms = nn.ModuleList(make_norm(channels) for _ in in_channels)
         for conv in [*self.laterals, *self.outputs]:
             nn.init.kaiming_uniform_(conv.weight, a=1)
-            nn.init.zeros_(conv.bias)
+            if has_bias:
+                nn.init.zeros_(conv.bias)
+
+    def fold_norms(self) -> None:
+        """Fold the norms into the convolutions, in place; for inference."""
+        for convs, norms in ((self.laterals, self.lateral_norms), (self.outputs, self.output_norms)):
+            for i, (conv, norm) in enumerate(zip(convs, norms, strict=True)):
+                if not isinstance(norm, nn.Identity):
+                    convs[i], norms[i] = fold_norm(conv, norm), nn.Identity()
 
     def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """C2..C5, (N, C_l, H_l, W_l) each -> P2..P6, (N, channels, H_l, W_l) each; P6 is every second cell of P5."""
-        laterals = [lateral(stage) for lateral, stage in zip(self.laterals, stages, strict=True)]
+        laterals = [convolve(*each) for each in zip(self.laterals, self.lateral_norms, stages, strict=True)]
         merged = laterals[-1:]
         for i in range(len(laterals) - 2, -1, -1):
             above = merged[0] if self.top_down == "cumulative" else laterals[i + 1]
             merged.insert(0, laterals[i] + F.interpolate(above, size=laterals[i].shape[-2:], mode="nearest"))
-        levels = [output(level) for output, level in zip(self.outputs, merged, strict=True)]
+        levels = [convolve(*each) for each in zip(self.outputs, self.output_norms, merged, strict=True)]
         return (*levels, F.max_pool2d(levels[-1], kernel_size=1, stride=2))

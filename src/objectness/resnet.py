@@ -1,7 +1,8 @@
 """ResNet and ResNeXt, with torchvision's state-dict names, so that its weights and timm's load as they are.
 
 Source: arXiv 1512.03385 (ResNet), 1611.05431 (ResNeXt). The stride of a bottleneck sits in its 3x3 convolution, as in
-torchvision; there is no classifier, since nothing here says what an object is.
+torchvision, or in its first 1x1, as in the paper and Caffe's weights; there is no classifier, since nothing here says
+what an object is.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ class Bottleneck(nn.Module):
         super().__init__()
         inner = width * design.width_per_group // 64 * design.groups
         out_channels = width * self.expansion
-        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
+        strides = (stride, 1) if design.stride_in_1x1 else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, strides[0], bias=False)
         self.bn1 = norm(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride, padding=1, groups=design.groups, bias=False)
+        self.conv2 = nn.Conv2d(inner, inner, 3, strides[1], padding=1, groups=design.groups, bias=False)
         self.bn2 = norm(inner)
         self.conv3 = nn.Conv2d(inner, out_channels, 1, bias=False)
         self.bn3 = norm(out_channels)
@@ -76,6 +78,7 @@ class ResNetDesign(NamedTuple):
     blocks_per_stage: tuple[int, int, int, int]
     groups: int = 1
     width_per_group: int = 64
+    stride_in_1x1: bool = False  # a bottleneck's
 
 
 DESIGNS = {
@@ -93,8 +96,9 @@ DESIGNS = {
 class ResNet(nn.Module):
     """The four stages; their outputs are C2..C5, at strides 4, 8, 16 and 32."""
 
-    def __init__(self, design: ResNetDesign, norm: NormFactory):
+    def __init__(self, design: ResNetDesign, norm: NormFactory, stride_in_1x1: bool = False):
         super().__init__()
+        design = design._replace(stride_in_1x1=stride_in_1x1)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = norm(64)
         strides, channels = (1, 2, 2, 2), 64
@@ -149,5 +153,4 @@ def apply_shortcut(shortcut: nn.Sequential | None, x: Tensor) -> Tensor:
     if shortcut is None:
         return x
     conv, norm = shortcut
-    assert isinstance(conv, nn.Conv2d)
     return convolve(conv, norm, x)

@@ -100,7 +100,7 @@ def network(peer: Peer) -> RegionProposalNetwork:
     pairs = [
         *zip(network.pyramid.laterals, (block[0] for block in fpn.inner_blocks), strict=True),
         *zip(network.pyramid.outputs, (block[0] for block in fpn.layer_blocks), strict=True),
-        (network.head.conv, head.conv[0][0]),
+        (network.head.convs[0], head.conv[0][0]),
         (network.head.reg, head.bbox_pred),
     ]
     for ours, theirs in pairs:
@@ -255,7 +255,7 @@ def test_gradients(
     (losses["loss_objectness"] + losses["loss_rpn_box_reg"]).backward()
     head = peer.rpn.head
     for mine, other in (
-        (network.head.conv.weight.grad, head.conv[0][0].weight.grad),
+        (network.head.convs[0].weight.grad, head.conv[0][0].weight.grad),
         (network.head.reg.weight.grad, head.bbox_pred.weight.grad),
         (network.head.reg.bias.grad, head.bbox_pred.bias.grad),
         (network.head.cls.weight.grad[0::2], head.cls_logits.weight.grad),
