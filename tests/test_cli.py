@@ -343,7 +343,7 @@ def test_no_file_holds_the_proposals_of_two_networks(call: Call, tiny: Path, tmp
 
     def begin() -> None:
         (tmp_path / "boxes.jsonl").write_bytes(whole[: len(whole) // 2])
-        settings = {"weights_sha256": cli._hash_weights(load_tiny(weights)), "top": None, "min_score": 0.0}
+        settings = {"weights_sha256": cli.propose._hash_weights(load_tiny(weights)), "top": None, "min_score": 0.0}
         (tmp_path / "boxes.jsonl.part").write_text(json.dumps(settings))
 
     begin()
@@ -578,7 +578,7 @@ def test_training_fits_a_terminal_and_ctrl_c_leaves_a_checkpoint(call: Call, spa
 def test_progress_is_a_line_now_and_then_without_a_terminal(
     call: Call, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(cli.terminal, "SECONDS_BETWEEN_LINES", 0.0)
     ended = call("evaluate", BOXES, "--weights", tiny)
     first, *rest = ended.err.splitlines()
     assert first == "evaluate: 1/4"
@@ -684,7 +684,7 @@ def test_draws_a_plot(call: Call, tiny: Path, tmp_path: Path, monkeypatch: pytes
     words = ["evaluate", BOXES, "--weights", tiny, "--plot", tmp_path / "new" / "recall.png"]
     assert call(*words).code == 0
     assert (tmp_path / "new" / "recall.png").read_bytes().startswith(b"\x89PNG")
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(cli.evaluate, "find_spec", lambda name: None)
     assert one_message(call(*words), 1) == "--plot needs matplotlib: pip install 'objectness[plot]'"
 
 

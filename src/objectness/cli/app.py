@@ -1,0 +1,23 @@
+"""The application that every command is added to."""
+
+from __future__ import annotations
+
+from cyclopts import App, Parameter
+
+from .. import __version__
+
+
+def show_default(value: object) -> str | None:
+    """A default as one would type it; none where leaving the option out is not the same as typing something."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return None if value is None or value is False else str(value)
+
+
+app = App(
+    name="objectness",
+    help="Find where the objects in an image are, before anyone says what they are.",
+    version=__version__,
+    default_parameter=Parameter(consume_multiple=True, negative=(), show_default=show_default),
+    suppress_keyboard_interrupt=False,
+)

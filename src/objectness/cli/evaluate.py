@@ -1,0 +1,72 @@
+"""`objectness evaluate`."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..errors import ConfigError, ObjectnessError
+from .app import app
+from .records import read_records
+from .terminal import Meter, make_folder, write_whole
+
+PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
+
+
+@app.command(sort_key=3)
+def evaluate(
+    data: Path,
+    /,
+    *,
+    weights: str | None = None,
+    proposals: Path | None = None,
+    images: Path | None = None,
+    skip_bad: bool = False,
+    out: Path | None = None,
+    plot: Path | None = None,
+    device: str = "auto",
+) -> int:
+    """Measure class-agnostic recall: AR@10, 100, 300 and 1000, by size, by IoU, and proposals against score.
+
+    COCO's protocol with useCats = 0: crowd regions ignored, IoU 0.5:0.05:0.95, sizes by annotation area.
+
+    Args:
+        data: COCO, Pascal VOC or YOLO annotations.
+        weights: A run folder, a checkpoint folder or its model.safetensors; by default the network that ships (lite0).
+        proposals: Measure this file of JSON Lines, as `objectness propose` writes it, instead of a network.
+        images: Where the images are, if not where they usually are.
+        skip_bad: Leave out bad boxes and images instead of stopping at the first.
+        out: Write the whole report as JSON.
+        plot: Draw recall against IoU, number of proposals and score into this picture (needs matplotlib).
+        device: cpu, cuda, ... or auto.
+    """
+    if proposals is not None and weights is not None:
+        raise ConfigError("evaluate: give either --weights or --proposals")
+    for path in filter(None, (out, plot)):  # measuring takes long; what cannot be written is said before
+        make_folder(path.parent)
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a folder; name a file in it")
+    if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
+        raise ConfigError(f"--plot {plot}: must end with one of {' '.join(PLOT_SUFFIXES)}")
+    if plot is not None and find_spec("matplotlib") is None:
+        raise ObjectnessError("--plot needs matplotlib: pip install 'objectness[plot]'")
+    from ..checkpoint import SHIPPED
+    from ..evaluate import measure_recall
+    from ..predict import load, measure_network
+    from ..proposal_file import match_proposals, read_proposals
+    from ..recall_report import plot_recall
+
+    records = read_records(str(data), {"images": str(images) if images else None, "skip_bad": skip_bad})
+    if proposals is not None:
+        report = measure_recall(records, match_proposals(read_proposals(proposals), records, str(proposals)))
+    else:
+        network = load(weights or SHIPPED, device=device).network
+        with Meter("evaluate", len(records)) as meter:
+            report = measure_network(network, records, on_image=meter.advance)
+    print(report.table())
+    if out is not None:
+        write_whole(out, json.dumps(report.to_dict(), indent=2) + "\n")
+    if plot is not None:
+        plot_recall(report, plot)
+    return 0

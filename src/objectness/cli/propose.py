@@ -1,0 +1,107 @@
+"""`objectness propose`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError
+from .app import app
+from .terminal import Meter, advise, make_folder, say
+
+if TYPE_CHECKING:
+    from ..network import RegionProposalNetwork
+    from ..propose import Result
+
+
+@app.command(sort_key=1)
+def propose(
+    *sources: str,
+    out: Path | None = None,
+    draw: Path | None = None,
+    top: int | None = None,
+    min_score: float = 0.0,
+    weights: str = "lite0",
+    device: str = "auto",
+    overwrite: bool = False,
+) -> int:
+    """Propose where the objects of images are.
+
+    One line of JSON an image: {"file", "width", "height", "boxes": [[x1, y1, x2, y2], ...], "scores", "levels"}, best
+    first, in the image's own pixels. A file that cannot be read gives {"file", "error"}; the others are done and the
+    exit code is 1. With --out, a stopped run goes on where it stopped.
+
+    Args:
+        sources: Image files, folders (with all that is below them) and globs.
+        out: Where the lines go; standard output by default.
+        draw: A folder for pictures with the boxes drawn.
+        top: At most so many proposals an image; all by default (2,000 in a network's usual configuration).
+        min_score: Leave out proposals with less, 0 to 1.
+        weights: The network that ships (lite0), a run folder, a checkpoint folder or its model.safetensors.
+        device: cpu, cuda, cuda:1, ... or auto.
+        overwrite: Begin again, whatever is in --out.
+    """
+    if not sources:
+        raise ConfigError("propose: name at least one image file, folder or glob")
+    if top is not None and top < 1:
+        raise ConfigError(f"--top {top}: must be at least 1")
+    if not 0 <= min_score <= 1:
+        raise ConfigError(f"--min-score {min_score:g}: must be in [0, 1]")
+    from .. import propose as proposing
+    from ..predict import load
+
+    files = _find_images(sources, draw)
+    if draw is not None:
+        make_folder(draw)
+    proposer = load(weights, device=device)
+    lines_are_seen = out is None and sys.stdout.isatty()  # they are progress enough, and a bar would mix with them
+    advice = "the same command goes on from here" if out else None
+    with advise(advice), Meter("propose", len(files), hidden=lines_are_seen) as meter:
+
+        def on_result(result: Result, num_done: int) -> None:
+            for message in (result.error, result.drawing_error):
+                if message:
+                    say(f"objectness: {message}")
+            meter.advance(num_done)
+
+        counts = proposing.run(
+            proposer.propose,
+            files,
+            out or sys.stdout,
+            settings={"weights_sha256": _hash_weights(proposer.network)} if out else None,
+            top=top,
+            min_score=min_score,
+            overwrite=overwrite,
+            draw_dir=draw,
+            on_result=on_result,
+        )
+    kept = f", {counts.kept} of them before" if counts.kept else ""
+    undrawn = f"; {counts.undrawn} pictures could not be drawn" if counts.undrawn else ""
+    say(f"{counts.done} of {len(files)} images done{kept}; {counts.failed} failed{undrawn}")
+    return 1 if counts.failed or counts.undrawn else 0
+
+
+def _find_images(sources: Sequence[str], draw: Path | None) -> list[Path]:
+    """The images to propose on; without the pictures that an earlier run drew into a folder below a source."""
+    from ..image import find_images
+
+    def is_drawn(path: Path) -> bool:
+        return draw is not None and draw.absolute() in (path.absolute(), *path.absolute().parents)
+
+    files = find_images(sources)
+    if any(is_drawn(Path(source)) for source in sources):
+        return files  # they are meant
+    return [file for file in files if not is_drawn(file)]
+
+
+def _hash_weights(network: RegionProposalNetwork) -> str:
+    """What tells a network from every other, so that no file holds the proposals of two."""
+    digest = hashlib.sha256(json.dumps(network.config.to_dict()).encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
