@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from objectness import image as image_module
 from objectness.errors import ImageError
-from objectness.image import find_images, read_image, to_rgb
+from objectness.image import find_images, read_image, read_reduced, to_rgb
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -292,3 +292,67 @@ def test_sources_that_stand_for_nothing(folder: Path, source: str, sentence: str
     with pytest.raises(ImageError) as caught:
         find_images(["2.jpg", source])
     assert sentence in str(caught.value)
+
+
+def save_jpeg(path: Path, size: tuple[int, int], orientation: int = 1) -> np.ndarray:
+    """A smooth picture with a few edges; (width, height) as stored. Gives the pixels as stored."""
+    width, height = size
+    y, x = np.mgrid[:height, :width]
+    pixels = np.stack([x * 255 / width, y * 255 / height, 255 * ((x // 97 + y // 61) % 2)], axis=2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels).save(path, quality=95, exif=exif)
+    return pixels
+
+
+@pytest.mark.parametrize(
+    ("wanted", "decoded"),
+    [
+        ((100, 150), (200, 300)),  # 800 x 1200 to a quarter: twice what is wanted
+        ((101, 150), (400, 600)),  # a quarter would be less than twice
+        ((300, 450), (800, 1200)),  # a half would be less than twice
+        ((10, 15), (100, 150)),  # an eighth is the least that the format can
+    ],
+)
+def test_a_jpeg_is_decoded_to_a_part_of_its_size(
+    tmp_path: Path, wanted: tuple[int, int], decoded: tuple[int, int]
+) -> None:
+    save_jpeg(tmp_path / "a.jpg", (1200, 800))
+    pixels, size = read_reduced(tmp_path / "a.jpg", lambda whole: wanted)
+    assert pixels.shape == (*decoded, 3)
+    assert size == (800, 1200)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_jpeg_is_upright(tmp_path: Path, orientation: int) -> None:
+    save_jpeg(tmp_path / "a.jpg", (1200, 800), orientation)
+    seen: list[tuple[int, int]] = []
+    pixels, size = read_reduced(tmp_path / "a.jpg", lambda whole: (seen.append(whole), (100, 100))[1])
+    whole = read_image(tmp_path / "a.jpg")
+    assert size == whole.shape[:2]
+    assert pixels.shape[0] / pixels.shape[1] == pytest.approx(size[0] / size[1])
+    small = Image.fromarray(whole).resize(pixels.shape[1::-1], Image.Resampling.BOX)
+    assert abs(np.asarray(small).astype(int) - pixels).mean() < 2
+
+
+def test_reduced_decoding_hardly_changes_what_the_network_sees(photos: list[Path], tmp_path: Path) -> None:
+    """A photo of 5 MP, seen at 384 x 512: less than half a grey level on average."""
+    with Image.open(next(each for each in photos if each.stem == "coffee")) as photo:
+        photo.resize((2400, 1600), Image.Resampling.LANCZOS).save(tmp_path / "a.jpg", quality=92)
+    pixels, _ = read_reduced(tmp_path / "a.jpg", lambda whole: (384, 576))
+    assert pixels.shape[:2] == (800, 1200)
+    seen, expected = (
+        np.asarray(Image.fromarray(each).resize((576, 384), Image.Resampling.BILINEAR)).astype(int)
+        for each in (pixels, read_image(tmp_path / "a.jpg"))
+    )
+    assert abs(seen - expected).mean() < 0.5
+
+
+def test_other_files_are_read_whole(tmp_path: Path) -> None:
+    Image.new("RGB", (1200, 800)).save(tmp_path / "a.png")
+    pixels, size = read_reduced(tmp_path / "a.png", lambda whole: (10, 15))
+    assert pixels.shape == (800, 1200, 3)
+    assert size == (800, 1200)
+    (tmp_path / "b.jpg").write_bytes(b"no")
+    with pytest.raises(ImageError, match=r"b\.jpg: is no image"):
+        read_reduced(tmp_path / "b.jpg", lambda whole: whole)

@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +26,9 @@ MAX_PIXELS = 178_956_970  # where Pillow itself stops by default: half a gigabyt
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "PPM")  # no EPS: it would run Ghostscript
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm")
 
+Size = tuple[int, int]  # (height, width), px
+SPARE = 2  # a reduced JPEG is at least so many times as large as wanted: Pillow's own measure of a fair reduction
+
 UPRIGHT = {  # EXIF orientation: what turns the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,6 +38,7 @@ UPRIGHT = {  # EXIF orientation: what turns the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+QUARTER_TURNS = {UPRIGHT[code] for code in (5, 6, 7, 8)}  # which exchange width and height
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -47,16 +51,39 @@ def read_image(path: str | Path) -> np.ndarray:
             header, before anything is decoded), or may not be read.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            image = _open(file)
-            _load(image)
-            return to_rgb(_turn_upright(image))
-    except OSError as error:
-        reason = "is a folder, not an image" if path.is_dir() else f"cannot be opened ({error.strerror})"
-        raise ImageError(f"{path}: {reason}") from error
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
+    with _named(path), path.open("rb") as file:
+        image = _open(file)
+        _load(image)
+        return to_rgb(_turn_upright(image))
+
+
+def read_reduced(path: str | Path, fit: Callable[[Size], Size]) -> tuple[np.ndarray, Size]:
+    """Read an image file that will be made smaller anyway: a JPEG is decoded to a part of its size where that serves.
+
+    Its decoder can leave out the finest frequencies, which takes a fraction of the time and memory. What comes is at
+    least `SPARE` times as large as wanted, so that the filter that makes it smaller still decides how it looks.
+
+    Args:
+        path: an image file; all but JPEGs are read whole.
+        fit: from an image's (height, width) to the wanted one, px.
+
+    Returns:
+        (h, w, 3) uint8 RGB, upright, C-contiguous and writable; and the (height, width) of the whole image.
+    Raises:
+        ImageError: as `read_image`.
+    """
+    path = Path(path)
+    with _named(path), path.open("rb") as file:
+        image = _open(file)
+        whole = image.size
+        if image.format in ("JPEG", "MPO"):
+            height, width = fit((image.height, image.width))
+            image.draft(None, (SPARE * width, SPARE * height))
+        turn = _find_turn(image)
+        _load(image)
+        pixels = to_rgb(_turn_upright(image))
+    width, height = whole[::-1] if turn in QUARTER_TURNS else whole
+    return pixels, (height, width)
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
@@ -97,6 +124,18 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
     return list(files.values())
 
 
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Put the file's name before what is wrong with it."""
+    try:
+        yield
+    except OSError as error:
+        reason = "is a folder, not an image" if path.is_dir() else f"cannot be opened ({error.strerror})"
+        raise ImageError(f"{path}: {reason}") from error
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
 def _open(file: BinaryIO) -> Image.Image:
     """The image of an open file, of which only the header is read."""
     try:
@@ -135,12 +174,17 @@ def _damaged(error: Exception) -> ImageError:
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
+    turn = _find_turn(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _find_turn(image: Image.Image) -> Image.Transpose | None:
+    """What turns an image upright, as its EXIF data says; None where nothing does."""
     try:
         with _hushed():
-            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            return UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF data says nothing about the pixels
-        return image
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def _lay_on_white(image: Image.Image) -> Image.Image:
