@@ -3,6 +3,7 @@ import json
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from objectness.errors import ConfigError, ObjectnessError
-from objectness.propose import Counts, Result, name_pictures, propose_files, run, to_json_line
+from objectness.image import read_image
+from objectness.propose import Counts, Result, name_pictures, propose_files, to_json_line
+from objectness.propose import run as run_any
 from objectness.structures import Proposals
+
+run = partial(run_any, prepare=read_image)
 
 
 def propose(image: np.ndarray) -> Proposals:
@@ -25,6 +30,7 @@ def propose(image: np.ndarray) -> Proposals:
         logits=torch.tensor([2.0, 0.0, -2.0]),
         levels=torch.tensor([6, 4, 2]),
         image_size=(height, width),
+        image=image,
     )
 
 
@@ -61,7 +67,7 @@ def test_lines_hold_what_was_proposed() -> None:
 
 
 def test_results_keep_the_order_and_failures_stop_nothing(files: list[Path]) -> None:
-    results = list(propose_files(propose, files))
+    results = list(propose_files(propose, files, prepare=read_image))
     assert [result.file for result in results] == files
     assert [result.proposals and result.proposals.image_size for result in results] == [
         (20, 20),
@@ -78,7 +84,7 @@ def test_results_keep_the_order_and_failures_stop_nothing(files: list[Path]) -> 
 
 
 def test_no_files_are_ordinary(tmp_path: Path) -> None:
-    assert list(propose_files(propose, [])) == []
+    assert list(propose_files(propose, [], prepare=read_image)) == []
     assert run(propose, [], tmp_path / "out", draw_dir=tmp_path) == Counts()
 
 
@@ -86,7 +92,7 @@ def test_what_cannot_be_proposed_on_is_a_failure_too(files: list[Path]) -> None:
     def refuse(image: np.ndarray) -> Proposals:
         raise ObjectnessError("too odd")
 
-    assert [result.error for result in propose_files(refuse, files[:1])] == [f"{files[0]}: too odd"]
+    assert [result.error for result in propose_files(refuse, files[:1], prepare=read_image)] == [f"{files[0]}: too odd"]
 
 
 def test_faults_of_the_program_come_through(files: list[Path]) -> None:
@@ -94,10 +100,10 @@ def test_faults_of_the_program_come_through(files: list[Path]) -> None:
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(propose_files(fail, files))
+        list(propose_files(fail, files, prepare=read_image))
 
 
-def test_reading_runs_ahead_but_not_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_runs_ahead_but_not_far() -> None:
     begun: list[Path] = []
     ahead: list[int] = []
     first = threading.Event()
@@ -114,14 +120,14 @@ def test_reading_runs_ahead_but_not_far(tmp_path: Path, monkeypatch: pytest.Monk
         ahead.append(len(begun) - len(ahead))
         return propose(image)
 
-    monkeypatch.setattr("objectness.propose.read_image", read)
-    assert len(list(propose_files(watch, [Path(str(index)) for index in range(30)], workers=2))) == 30
+    files = [Path(str(index)) for index in range(30)]
+    assert len(list(propose_files(watch, files, prepare=read, workers=2))) == 30
     assert 2 < max(ahead) <= 6  # this one, at most four that wait, and the one taken in their place
 
 
 def test_threads_end_with_the_one_who_listens(files: list[Path]) -> None:
     before = threading.active_count()
-    results = propose_files(propose, files)
+    results = propose_files(propose, files, prepare=read_image)
     next(results)
     results.close()
     assert threading.active_count() == before

@@ -1,4 +1,4 @@
-"""Proposals for many files: decode ahead, propose, draw, write one JSON line each; a stopped run goes on.
+"""Proposals for many files: prepare ahead, propose, draw, write one JSON line each; a stopped run goes on.
 
 A file that cannot be read, or not be proposed on, has a line with `error`, and the others are done. A picture is drawn
 before its line is written, so that lines which are kept have theirs; a run that goes on draws none for what it keeps.
@@ -15,23 +15,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from .draw import draw_proposals
 from .errors import ConfigError, ImageError, ObjectnessError
-from .image import read_image
 from .resume import open_lines, start_line
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
 
     from .structures import Proposals
 
-    Proposer = Callable[[np.ndarray], Proposals]  # (H, W, 3) uint8 RGB -> proposals in its pixels
 
-
-WORKERS = min(4, os.cpu_count() or 1)  # threads that decode
+Ready = TypeVar("Ready")  # what a file is made into by the threads beside, an image at least
+WORKERS = min(4, os.cpu_count() or 1)  # threads that prepare images
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Result:
 
     Attributes:
         file: as it was given.
-        proposals: with the decoded image, which is large; let go of one result before taking many more.
+        proposals: where they carry the decoded image they are large; let go of one result before taking many more.
         error: one sentence that names the file.
         drawing_error: one sentence that names the picture that could not be written.
     """
@@ -62,28 +59,35 @@ class Counts:
 
 
 def propose_files(
-    proposer: Proposer, files: Sequence[Path], *, workers: int = WORKERS
+    propose: Callable[[Ready], Proposals],
+    files: Sequence[Path],
+    *,
+    prepare: Callable[[Path], Ready],
+    workers: int = WORKERS,
 ) -> Generator[Result, None, None]:
-    """Propose on image files one by one, in their order, while the next few are decoded beside.
+    """Propose on image files one by one, in their order, while the next few are prepared beside.
 
     Args:
-        proposer: takes (H, W, 3) uint8 RGB and returns proposals in its pixels; called in the caller's thread.
+        propose: takes what `prepare` made; called in the caller's thread.
         files: of images. One that cannot be read gives a result with an error, and the others are done.
-        workers: threads that decode; they are at most two images each ahead, so that memory stays flat.
+        prepare: reads a file, and does what else can be done ahead; called in threads. `Proposer.prepare`, or
+            `read_image` where all pixels are wanted.
+        workers: threads that prepare; they are at most two images each ahead, so that memory stays flat.
     """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
     try:
-        for file, reading in _read_ahead(pool, files, 2 * workers):
-            yield _propose(proposer, file, reading)
+        for file, preparing in _prepare_ahead(pool, prepare, files, 2 * workers):
+            yield _propose(propose, file, preparing)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def run(
-    proposer: Proposer,
+    propose: Callable[[Ready], Proposals],
     files: Sequence[Path],
     out: Path | TextIO,
     *,
+    prepare: Callable[[Path], Ready],
     settings: Mapping[str, object] | None = None,
     top: int | None = None,
     min_score: float = 0.0,
@@ -94,9 +98,10 @@ def run(
     """Propose on files and write JSON Lines; a run that was stopped goes on, by the rules of `resume`.
 
     Args:
-        proposer: see `propose_files`.
+        propose: see `propose_files`.
         files: of images, each once.
         out: a path, or an open text file, such as stdout, that gets each line as soon as it is there.
+        prepare: see `propose_files`.
         settings: what else the results depend on, such as the weights; values that JSON can hold.
         top: how many proposals of an image are written, the best; None: all.
         min_score: of proposals that are written, 0..1.
@@ -111,7 +116,7 @@ def run(
     all_settings = {**(settings or {}), "top": top, "min_score": min_score}
     with open_lines(out, files, all_settings, overwrite=overwrite) as (lines, kept):
         counts = Counts(kept.num_lines - kept.num_failed, kept.num_failed, kept.num_lines)
-        with closing(propose_files(proposer, files[kept.num_lines :])) as results:
+        with closing(propose_files(propose, files[kept.num_lines :], prepare=prepare)) as results:
             for each in results:
                 result = _draw(_narrow(each, top, min_score), pictures)
                 lines.write(to_json_line(result) + "\n")
@@ -162,25 +167,25 @@ def name_pictures(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     return pictures
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor, files: Sequence[Path], count: int
-) -> Iterator[tuple[Path, Future[np.ndarray]]]:
-    waiting: deque[tuple[Path, Future[np.ndarray]]] = deque()
+def _prepare_ahead(
+    pool: ThreadPoolExecutor, prepare: Callable[[Path], Ready], files: Sequence[Path], count: int
+) -> Iterator[tuple[Path, Future[Ready]]]:
+    waiting: deque[tuple[Path, Future[Ready]]] = deque()
     for file in files:
-        waiting.append((file, pool.submit(read_image, file)))
+        waiting.append((file, pool.submit(prepare, file)))
         if len(waiting) > count:
             yield waiting.popleft()
     while waiting:
         yield waiting.popleft()
 
 
-def _propose(proposer: Proposer, file: Path, reading: Future[np.ndarray]) -> Result:
+def _propose(propose: Callable[[Ready], Proposals], file: Path, preparing: Future[Ready]) -> Result:
     try:
-        image = reading.result()
+        ready = preparing.result()
     except ImageError as error:
         return Result(file, error=str(error))
     try:
-        return Result(file, replace(proposer(image), image=image))
+        return Result(file, propose(ready))
     except ObjectnessError as error:
         return Result(file, error=f"{file}: {error}")
 

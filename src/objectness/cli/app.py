@@ -10,7 +10,7 @@ from .. import __version__
 def show_default(value: object) -> str | None:
     """A default as one would type it; none where leaving the option out is not the same as typing something."""
     if isinstance(value, tuple):
-        return " ".join(map(str, value))
+        return " ".join(map(str, value)) or None
     return None if value is None or value is False else str(value)
 
 

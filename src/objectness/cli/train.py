@@ -111,9 +111,9 @@ def train(
 
 def _default_config(weights: str | None) -> Config:
     """The configuration of the network that training starts from, if it starts from one."""
-    from ..checkpoint import CONFIG_FILE, find_checkpoint, names_network, read_config
+    from ..sources import names_network, open_network
 
-    return read_config(find_checkpoint(weights) / CONFIG_FILE) if weights and names_network(weights) else Config()
+    return open_network(weights).network.config if weights and names_network(weights) else Config()
 
 
 def _read_run(folder: Path) -> tuple[Config, TrainOptions, dict[str, Any]]:

@@ -1,0 +1,65 @@
+"""`objectness doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from .. import __version__
+from .app import app
+
+NEEDED = ("torch", "numpy", "pillow", "safetensors")
+OPTIONAL = ("torchvision", "ncnn", "pnnx", "onnxruntime", "onnx", "onnxscript", "openvino", "nncf")
+OPTIONAL += ("huggingface_hub", "pyarrow", "matplotlib", "tensorboard", "supervision")
+
+
+@app.command(sort_key=9)
+def doctor() -> int:
+    """Say what this machine has, and what makes proposals slower here than they could be.
+
+    The first thing to look at when something is slow or goes wrong, and what to send along with a question.
+    """
+    import torch
+
+    from ..engines.cache import find_cache_folder
+    from ..engines.interface import find_installed
+    from ..kernels.library import describe
+    from ..predict import choose_device
+
+    rows = {
+        "objectness": f"{__version__}, Python {platform.python_version()} on {platform.platform()}",
+        "processor": f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}; torch computes with "
+        f"{torch.get_num_threads()} threads",
+        "device": _describe_device(choose_device()),
+        "kernels": describe(),
+        "engines": f"{', '.join(find_installed())} (fastest first); others come with pip install 'objectness[ncnn]', "
+        f"[openvino] or [export]",
+        "conversions": str(find_cache_folder()),
+        "packages": _list_versions(NEEDED),
+        "optional": _list_versions(OPTIONAL) or "none",
+    }
+    width = max(map(len, rows))
+    for name, text in rows.items():
+        sys.stdout.write(f"{name:<{width}}  {text}\n")
+    return 0
+
+
+def _describe_device(device: object) -> str:
+    import torch
+
+    if str(device) == "cpu":
+        return "cpu; torch finds no GPU"
+    properties = torch.cuda.get_device_properties(0)
+    return f"{device}, {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+
+
+def _list_versions(packages: tuple[str, ...]) -> str:
+    found = []
+    for package in packages:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)

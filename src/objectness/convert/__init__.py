@@ -1,0 +1,1 @@
+"""Weights and proposal files of other programs, converted."""
