@@ -1,4 +1,6 @@
+import math
 from fractions import Fraction
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -10,10 +12,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from objectness import matching
-from objectness.anchors import make_anchors
+from objectness.anchors import AnchorGrid, make_anchors
 from objectness.boxes import compute_iou
 from objectness.config import AnchorOptions, LabelOptions
-from objectness.matching import NEGATIVE, POSITIVE, UNUSED, Matches, match_anchors, sample_anchors
+from objectness.kernels.library import ENVIRONMENT, OFF
+from objectness.matching import NEGATIVE, POSITIVE, UNUSED, Matches, match_anchors, match_grid, sample_anchors
 from objectness.structures import Targets
 
 NO_BOXES = torch.zeros(0, 4)
@@ -146,6 +149,65 @@ def test_no_boxes_give_zeros() -> None:
     assert matches.ious.tolist() == [0] * 4
     assert matches.boxes.tolist() == [0] * 4
     assert matches.labels.dtype == torch.int8
+
+
+@pytest.mark.parametrize("bad", [[math.nan, 0, 9, 9], [0, 0, math.inf, 9], [0, 0, 9, math.nan], [-3e38, 0, 3e38, 0]])
+def test_boxes_and_crowds_that_are_no_numbers_match_nothing(bad: list[float]) -> None:
+    expected = match(PRIORS, [[50, 50, 60, 60], *BOXES])
+    found = match(PRIORS, [bad, *BOXES], crowds=[[math.nan, 0, 99, 99], [0, 0, 99, math.nan]])
+    for ours, same in zip(found, expected, strict=True):
+        assert torch.equal(ours, same)
+
+
+# Grids
+
+
+def make_small_grid() -> AnchorGrid:
+    return make_anchors(AnchorOptions(), [(56, 80), (28, 40), (14, 20), (7, 10), (4, 5)], (224, 320))
+
+
+def make_many_boxes(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(count)
+    sides = 4 * 60 ** torch.rand(count, 2, generator=generator)  # 4 to 240 px, the small as common as the large
+    centres = torch.rand(count, 2, generator=generator) * torch.tensor([320.0, 224.0])
+    return torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
+
+
+@pytest.fixture(params=["kernel", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With the kernel where it is built, and without it."""
+    if request.param == "torch":
+        monkeypatch.setenv(ENVIRONMENT, OFF)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("count", [0, 1, 60])
+@pytest.mark.parametrize("negative_iou", [0.0, 0.3, 0.7])
+def test_grid_is_matched_as_its_anchors_are(way: str, count: int, negative_iou: float) -> None:
+    grid, options = make_small_grid(), LabelOptions(negative_iou=negative_iou)
+    targets = Targets(make_many_boxes(count), make_many_boxes(2))
+    ours, plain = match_grid(grid, targets, options), match_anchors(grid.join(), targets, options)
+    assert torch.equal(ours.labels, plain.labels)
+    told = (plain.labels == POSITIVE) | (plain.ious >= negative_iou)
+    assert torch.equal(ours.boxes, torch.where(told, plain.boxes, 0))
+    assert torch.equal(ours.ious, torch.where(told, plain.ious, 0))
+    if count:
+        assert told.any()
+
+
+@pytest.mark.parametrize("count", [1, 20, 60])
+def test_grid_is_matched_as_torchvision_matches(way: str, torchvision: ModuleType, count: int) -> None:
+    """Labels, and the boxes of positive anchors: what its RPN makes its losses of."""
+    from torchvision.models.detection._utils import Matcher
+
+    grid, boxes = make_small_grid(), make_many_boxes(count)
+    theirs = Matcher(0.7, 0.3, allow_low_quality_matches=True)(torchvision.ops.box_iou(boxes, grid.join()))
+    ours = match_grid(grid, Targets(boxes, NO_BOXES), LabelOptions())
+    labels = torch.where(theirs >= 0, POSITIVE, torch.where(theirs == Matcher.BELOW_LOW_THRESHOLD, NEGATIVE, UNUSED))
+    assert torch.equal(ours.labels.long(), labels)
+    positive = ours.labels == POSITIVE
+    assert positive.sum() >= count
+    assert torch.equal(ours.boxes[positive], theirs[positive])
 
 
 # Agreement with a slow loop over exact fractions

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from .config import Clamp
+from .kernels.iou import measure_iou
+from .kernels.library import find_library
 
 MAX_LOG_SCALE = math.log(1000 / 16)  # a 16 px anchor may reach 1000 px; Detectron's cap, kept by all its successors
 ABSOLUTE_UNIT_PX = 512.0  # "absolute" boxes are coded in units of the largest anchor, so that numbers are of order 1
@@ -37,13 +39,27 @@ def compute_intersections(boxes: Tensor, others: Tensor) -> Tensor:
 def compute_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Pairwise intersection over union.
 
+    On the CPU a kernel does this (`kernels.iou`), unless gradients are wanted or none was built; everywhere else
+    `compute_iou_plain`, whose results are the same to the last bit.
+
     Args:
         boxes: (n, 4) xyxy.
         others: (m, 4) xyxy, in the same frame.
 
     Returns:
-        (n, m) in [0, 1]; 0, not NaN, where both boxes are without area.
+        (n, m) float32 in [0, 1]; 0, not NaN, where both boxes are without area.
     """
+    ordinary = all(
+        each.device.type == "cpu" and type(each) is Tensor and not (each.requires_grad and torch.is_grad_enabled())
+        for each in (boxes, others)
+    )
+    if not ordinary or torch.compiler.is_compiling() or find_library() is None:
+        return compute_iou_plain(boxes, others)
+    return measure_iou(boxes, others)
+
+
+def compute_iou_plain(boxes: Tensor, others: Tensor) -> Tensor:
+    """`compute_iou` in torch alone, on any device and with gradients: what a kernel must return."""
     intersections = compute_intersections(boxes, others)
     unions = compute_areas(boxes)[:, None] + compute_areas(others)[None, :]
     unions.sub_(intersections).clamp_(min=torch.finfo(unions.dtype).tiny)  # 0 / 0 becomes 0 / tiny

@@ -7,8 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .anchors import AnchorGrid
 from .boxes import compute_areas, compute_intersections, compute_iou
 from .config import LabelOptions
+from .kernels.library import find_library
+from .kernels.matching import match
 from .structures import Targets
 
 POSITIVE, NEGATIVE, UNUSED = 1, 0, -1
@@ -16,7 +19,11 @@ OVERLAPS_AT_ONCE = 1 << 20  # IoUs held at a time (4 MiB), whatever the number o
 
 
 class Matches(NamedTuple):
-    """What each anchor of one image stands for."""
+    """What each anchor of one image stands for.
+
+    `boxes` and `ious` mean something where the anchor is positive, or its IoU is at least `negative_iou`. Elsewhere
+    `match_anchors` gives them all the same, and `match_grid`, which does not even look at most anchors, gives zeros.
+    """
 
     labels: Tensor  # (K,) int8: POSITIVE, NEGATIVE or UNUSED
     boxes: Tensor  # (K,) int64: the ground-truth box of highest IoU, the first of equals; 0 where there is none
@@ -35,6 +42,40 @@ class Sample(NamedTuple):
     used: Tensor  # (S,) bool; every positive is used
 
 
+def match_grid(grid: AnchorGrid, targets: Targets, options: LabelOptions) -> Matches:
+    """Label every anchor of a grid by its overlap with the ground truth, as `match_anchors` does.
+
+    On the CPU a kernel does this (`kernels.matching`), unless none was built: an anchor's place says which boxes it can
+    overlap, so that few pairs are looked at. Everywhere else `match_grid_plain`, whose results are the same to the
+    last bit.
+
+    Args:
+        grid: where the anchors are, as `make_anchors` places them.
+        targets: boxes of objects and of crowd regions, in the same frame and on the same device; either may be empty.
+        options: the thresholds.
+
+    Returns:
+        What `match_anchors` returns for `grid.join()`, but zeros for the boxes and IoUs of the anchors that are neither
+        positive nor reach `negative_iou`.
+    """
+    if _takes_kernel(grid, targets):
+        return Matches(*match(grid, targets, options))
+    return match_grid_plain(grid, targets, options)
+
+
+def _takes_kernel(grid: AnchorGrid, targets: Targets) -> bool:
+    """Whether there is a kernel, and nothing but ordinary tensors on the CPU."""
+    ordinary = all(each.device.type == "cpu" and type(each) is Tensor for each in (*grid.levels, *targets))
+    return ordinary and not torch.compiler.is_compiling() and find_library() is not None
+
+
+def match_grid_plain(grid: AnchorGrid, targets: Targets, options: LabelOptions) -> Matches:
+    """`match_grid` in torch alone, on any device: what a kernel must return."""
+    matches = match_anchors(grid.join(), targets, options)
+    counts = (matches.labels == POSITIVE) | (matches.ious >= options.negative_iou)
+    return matches._replace(boxes=matches.boxes * counts, ious=matches.ious * counts)
+
+
 def match_anchors(anchors: Tensor, targets: Targets, options: LabelOptions) -> Matches:
     """Label every anchor by its overlap with the ground truth.
 
@@ -44,7 +85,8 @@ def match_anchors(anchors: Tensor, targets: Targets, options: LabelOptions) -> M
 
     Args:
         anchors: (K, 4) xyxy, px in the input frame.
-        targets: boxes of objects and of crowd regions, in the same frame; either may be empty.
+        targets: boxes of objects and of crowd regions, in the same frame; either may be empty. A box with a coordinate
+            that is not a number overlaps nothing, and so does a crowd region.
         options: the thresholds.
 
     Returns:
@@ -56,8 +98,10 @@ def match_anchors(anchors: Tensor, targets: Targets, options: LabelOptions) -> M
     boxes = torch.zeros(num_anchors, dtype=torch.int64, device=anchors.device)
     is_best = torch.zeros(num_anchors, dtype=torch.bool, device=anchors.device)
     step = max(1, OVERLAPS_AT_ONCE // max(1, num_anchors))
-    for start in range(0, len(targets.boxes) if num_anchors else 0, step):
-        overlaps = compute_iou(targets.boxes[start : start + step], anchors)  # (step, K)
+    has_iou = compute_areas(targets.boxes).isfinite()[:, None]  # (G, 1); others would make NaN of everything
+    gt_boxes = torch.where(has_iou, targets.boxes, 0)
+    for start in range(0, len(gt_boxes) if num_anchors else 0, step):
+        overlaps = compute_iou(gt_boxes[start : start + step], anchors)  # (step, K)
         highest, index = overlaps.max(dim=0)
         better = highest > ious  # strictly, so that the first of equal boxes stays
         ious, boxes = torch.where(better, highest, ious), torch.where(better, index + start, boxes)

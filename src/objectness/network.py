@@ -13,7 +13,7 @@ from .backbone import FOLDABLE, Backbone, make_backbone
 from .config import Config
 from .head import Head
 from .losses import LossSums, sum_losses
-from .matching import match_anchors, sample_anchors
+from .matching import match_grid, sample_anchors
 from .norm import fold_norms, make_norm
 from .proposals import select_proposals
 from .pyramid import Pyramid
@@ -86,7 +86,10 @@ class RegionProposalNetwork(nn.Module):
 
     def propose(self, batch: Batch, *, keep: int | None = None) -> list[Selection]:
         """Proposals of every image of a batch, best first, in the input frame; `keep` as in `select_proposals`."""
-        output = self(batch.images)
+        return self.select(self(batch.images), batch, keep=keep)
+
+    def select(self, output: Output, batch: Batch, *, keep: int | None = None) -> list[Selection]:
+        """The proposals in what the network, or an engine in its place, said of a batch; see `propose`."""
         grid = self.make_anchors(output, batch.images)
         return select_proposals(
             output, grid, batch.sizes, self.config.selection, keep=keep, box_coding=self.config.box_coding
@@ -101,9 +104,10 @@ class RegionProposalNetwork(nn.Module):
             targets: N, in the input frame.
             seeds: N; which anchors are sampled depends on these alone, not on the other images of the batch.
         """
-        anchors = self.make_anchors(output, batch.images).join()
+        grid = self.make_anchors(output, batch.images)
+        anchors = grid.join()
         generator = torch.Generator(anchors.device)
-        matches = [match_anchors(anchors, each, self.config.labels) for each in targets]
+        matches = [match_grid(grid, each, self.config.labels) for each in targets]
         samples = [
             sample_anchors(match.labels, self.config.labels, generator.manual_seed(seed))
             for match, seed in zip(matches, seeds, strict=True)

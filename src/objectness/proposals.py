@@ -1,4 +1,7 @@
-"""From the head's maps to proposals: score, decode, correct at the border, suppress, keep the best."""
+"""From the head's maps to proposals: score, decode, correct at the border, suppress, keep the best.
+
+`select_proposals_plain` defines what comes out; `select_proposals` takes the kernel instead where one applies.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,23 @@ import torch
 from torch import Tensor
 
 from .anchors import AnchorGrid, find_nearest_anchors
-from .boxes import BOX_CODERS, clip_boxes, compute_iou, compute_visible_shares
+from .boxes import BOX_CODERS, MAX_LOG_SCALE, clip_boxes, compute_iou, compute_visible_shares
 from .config import BoxCoding, SelectionOptions
+from .kernels.library import find_library
+from .kernels.selection import select
 from .structures import FIRST_LEVEL, Output, Selection, flatten_map
 
 SUPPRESSION_BLOCK = 256  # boxes decided at a time; memory is this times the boxes kept
 
 
 def fold_logits(pairs: Tensor) -> Tensor:
-    """One logit (...) from pairs (..., 2) = (object, no object), its sigmoid their softmax; NaN becomes -inf."""
-    margin = pairs[..., 0].float() - pairs[..., 1].float()
-    return margin.masked_fill(margin.isnan(), -torch.inf)
+    """One logit (...) from pairs (..., 2) = (object, no object), its sigmoid their softmax; NaN becomes -inf.
+
+    Where a network says one logit an anchor (..., 1), this is it.
+    """
+    values = pairs.float()
+    logits = values[..., 0] - values[..., 1] if values.shape[-1] == 2 else values[..., 0]
+    return logits.masked_fill(logits.isnan(), -torch.inf)
 
 
 def select_proposals(
@@ -35,8 +44,11 @@ def select_proposals(
     The best `per_level` of each level; regions over the border removed or clipped; suppression within each level;
     the best `keep` of what is left. Where a logit or a box is not a number there is no proposal.
 
+    On the CPU a kernel does this (`kernels.selection`), unless gradients are wanted, boxes are absolute or none was
+    built; everywhere else `select_proposals_plain`.
+
     Args:
-        output: the network's predictions for N images.
+        output: the network's predictions for N images; the logits in pairs or folded.
         grid: the anchors of this input size.
         sizes: (N, 2) height and width of each image within the padding, px; boxes are clipped to these.
         options: counts, thresholds and which score a region carries.
@@ -45,27 +57,71 @@ def select_proposals(
 
     Returns:
         N selections, best first, in the input frame; equal logits in the order of their anchors.
+
+    Raises:
+        ConfigError: OBJECTNESS_KERNELS cannot be followed (`kernels.library`).
     Source: Faster R-CNN, section 3.3; FPN, section 4.1; the article, steps 5 and 6.
     """
-    logits_per_level = [fold_logits(flatten_map(level, 2)) for level in output.logits]  # (N, K_l)
+    if not _takes_kernel(output, box_coding):
+        return select_proposals_plain(output, grid, sizes, options, keep=keep, box_coding=box_coding)
+    return select(
+        output,
+        [anchors[: deltas.shape[1] // 4] for anchors, deltas in zip(grid.levels, output.deltas, strict=True)],
+        grid.strides,
+        sizes,
+        options,
+        keep=options.keep if keep is None else keep,
+        max_log_scale=MAX_LOG_SCALE,
+        anchors=grid.options,
+    )
+
+
+def _takes_kernel(output: Output, box_coding: BoxCoding) -> bool:
+    """Whether the kernel knows how to do it: one that is there, and ordinary tensors on the CPU."""
+    ordinary = all(
+        type(each) is Tensor and each.device.type == "cpu" and not each.requires_grad
+        for each in (*output.logits, *output.deltas)
+    )
+    return box_coding == "deltas" and ordinary and not torch.compiler.is_compiling() and find_library() is not None
+
+
+def select_proposals_plain(
+    output: Output,
+    grid: AnchorGrid,
+    sizes: Tensor,
+    options: SelectionOptions,
+    *,
+    keep: int | None = None,
+    box_coding: BoxCoding = "deltas",
+) -> list[Selection]:
+    """`select_proposals` in torch alone, on any device: what a kernel must return."""
+    num_shapes = [level.shape[1] // 4 for level in output.deltas]
+    logits_per_level = [  # (N, K_l)
+        fold_logits(flatten_map(level, level.shape[1] // count))
+        for level, count in zip(output.logits, num_shapes, strict=True)
+    ]
     codes_per_level = [flatten_map(level, 4) for level in output.deltas]  # (N, K_l, 4)
     selections = []
     for image, size in enumerate(sizes):
         logits = [level[image] for level in logits_per_level]
         codes = [level[image] for level in codes_per_level]
         if options.score_from == "nearest":
-            logits = score_by_nearest(logits, codes, grid, box_coding)
-        regions = _take_best_per_level(logits, codes, grid, options.per_level, box_coding)
+            logits = score_by_nearest(logits, codes, grid, options, box_coding)
+        regions = _take_best_per_level(logits, codes, grid, options, box_coding)
         candidates = _sort_by_logit(correct_border(regions, size, options))
         selections.append(suppress(candidates, options.nms_iou, options.keep if keep is None else keep))
     return selections
 
 
 def score_by_nearest(
-    logits: Sequence[Tensor], codes: Sequence[Tensor], grid: AnchorGrid, box_coding: BoxCoding
+    logits: Sequence[Tensor],
+    codes: Sequence[Tensor],
+    grid: AnchorGrid,
+    options: SelectionOptions,
+    box_coding: BoxCoding,
 ) -> list[Tensor]:
     """The article's score, that of the anchor most like the refined region: per level (K_l,) in and out."""
-    regions = BOX_CODERS[box_coding].decode(torch.cat(list(codes)), grid.join())
+    regions = BOX_CODERS[box_coding].decode(torch.cat(list(codes)), grid.join(), options.clamp)
     nearest = torch.cat(list(logits))[find_nearest_anchors(regions, grid)]
     return list(torch.split(nearest, [len(level) for level in logits]))
 
@@ -122,15 +178,28 @@ def _keep_greedily(overlaps: Tensor) -> Tensor:
 
 
 def _take_best_per_level(
-    logits: Sequence[Tensor], codes: Sequence[Tensor], grid: AnchorGrid, per_level: int, box_coding: BoxCoding
+    logits: Sequence[Tensor],
+    codes: Sequence[Tensor],
+    grid: AnchorGrid,
+    options: SelectionOptions,
+    box_coding: BoxCoding,
 ) -> Selection:
     """The best regions of each level of one image; only these are ever decoded."""
     parts = []
     for i, (level_logits, level_codes, anchors) in enumerate(zip(logits, codes, grid.levels, strict=True)):
-        best = level_logits.topk(min(per_level, len(level_logits))).indices.sort().values
-        boxes = BOX_CODERS[box_coding].decode(level_codes[best], anchors[best])
+        best = _find_best(level_logits, options.per_level)
+        boxes = BOX_CODERS[box_coding].decode(level_codes[best], anchors[best], options.clamp)
         parts.append(Selection(boxes, level_logits[best], torch.full_like(best, FIRST_LEVEL + i)))
     return Selection(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def _find_best(logits: Tensor, count: int) -> Tensor:
+    """Rising positions of the `count` largest logits (K,), of equal ones the first; topk alone would take any."""
+    if len(logits) <= count:
+        return torch.arange(len(logits), device=logits.device)
+    worst = logits.topk(count).values[-1]
+    above, equal = logits > worst, logits == worst
+    return (above | (equal & (equal.cumsum(0) <= count - above.sum()))).nonzero()[:, 0]
 
 
 def _sort_by_logit(regions: Selection) -> Selection:

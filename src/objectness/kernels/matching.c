@@ -1,0 +1,383 @@
+/* Which anchors of a grid stand for which box: the kernel beside matching.match_grid_plain.
+
+   Anchors are a grid, so that for a box and a shape it is known what IoU they can have at best, and that the cells where
+   it reaches a threshold form a window. For each box:
+
+   1. the anchor of each shape nearest to the box says what the best IoU is at least;
+   2. windows, one a shape, in which the IoU can reach `negative_iou`, or that best IoU where it is less, give what each
+      anchor has at most, and the best IoU of the box;
+   3. the windows of that best IoU, mostly a cell or none, give every anchor that has it.
+
+   An anchor that is the best of a box, but reaches `negative_iou` with none, is compared with every box after all.
+
+   The window: with IoU t, intersection I and areas B and A, I >= t / (1 + t) (B + A). The heights share min(h, a_h) at
+   most, so that the widths share I / min(h, a_h) at least; with this, the shape's edges bound x from both sides. Bounds
+   are in double and allow for the rounding of float32; every IoU that counts has the arithmetic of boxes.compute_iou,
+   and every anchor the coordinates of anchors.place_shapes.
+
+   Nothing of size anchors x boxes is ever held. Source: Faster R-CNN, section 3.1.2. */
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "native.h"
+
+enum { POSITIVE = 1, NEGATIVE = 0, UNUSED = -1 }; /* of matching.py */
+
+enum {
+    LANES = 16,    /* boxes or anchors that a loop takes at once */
+    COLUMNS = 256, /* of a window that are looked at together; a multiple of LANES */
+};
+
+#define SLACK 1e-6    /* relative; the rounding of float32 is 6e-8 */
+#define TINY 1e-30    /* IoUs and areas (px^2) below this are rounded so coarsely that nothing follows from them */
+
+/* One level, as kernels/matching.py hands it over. */
+typedef struct {
+    const float *shapes; /* (A, 4) xyxy around the origin, px */
+    int64_t height, width;
+    float stride_y, stride_x; /* px */
+} Level;
+
+typedef struct {
+    int64_t num_levels, num_shapes;
+    float positive_iou, negative_iou, crowd_share;
+} Options;
+
+/* One shape of one level. Its anchors are `width` x `height`, and no edge is further than `error` from its place. */
+typedef struct {
+    float corners[4];
+    const Level *level;
+    int64_t first; /* position of its anchor in cell (0, 0) */
+    double width, height, min_area, error;
+} Shape;
+
+/* Boxes, coordinate by coordinate; those that there are not are zeros. */
+typedef struct {
+    float x1[LANES], y1[LANES], x2[LANES], y2[LANES], areas[LANES];
+} Block;
+
+/* Cells, first and last included; empty if last < first. */
+typedef struct {
+    int first_row, last_row, first_column, last_column;
+} Window;
+
+/* One call. */
+typedef struct {
+    const Options *options;
+    const float *boxes;
+    int64_t num_boxes;
+    int8_t *labels;
+    int64_t *matched;
+    float *ious;
+    int variant;
+
+    Shape *shapes;
+    int64_t num_shapes; /* of all levels */
+    Block *blocks;
+} Task;
+
+static float smaller(float a, float b) { return a < b ? a : b; }
+static float larger(float a, float b) { return a > b ? a : b; }
+
+/* Keeps NaN, as torch.clamp does. */
+static float at_least(float value, float limit) { return value < limit ? limit : value; }
+
+static float compute_area(const float *box) { return at_least(box[2] - box[0], 0) * at_least(box[3] - box[1], 0); }
+
+#define LOOPS "matching_loops.h"
+#include "each_variant.h"
+
+static void (*const measure_columns[])(int, int, float, const float *, const float *, float *, float *) =
+    VARIANTS(measure_columns);
+static int (*const measure_row[])(const float *, const float *, int, float, float, float, float, float *) =
+    VARIANTS(measure_row);
+static void (*const find_crowded[])(const float *, const float *, int, float, float, float, int32_t *) =
+    VARIANTS(find_crowded);
+static const Block *(*const find_better[])(const Block *, const Block *, const float *, float, float *) =
+    VARIANTS(find_better);
+
+/* Anchors */
+
+static void place_shape(const Shape *shape, int row, int column, float *anchor)
+{
+    const float x = (float)column * shape->level->stride_x, y = (float)row * shape->level->stride_y;
+    anchor[0] = x + shape->corners[0];
+    anchor[1] = y + shape->corners[1];
+    anchor[2] = x + shape->corners[2];
+    anchor[3] = y + shape->corners[3];
+}
+
+static int64_t find_position(const Task *task, const Shape *shape, int row, int column)
+{
+    return shape->first + (row * shape->level->width + column) * task->options->num_shapes;
+}
+
+static float compute_iou(const float *box, const float *anchor)
+{
+    const float width = at_least(smaller(box[2], anchor[2]) - larger(box[0], anchor[0]), 0);
+    const float height = at_least(smaller(box[3], anchor[3]) - larger(box[1], anchor[1]), 0);
+    const float intersection = width * height;
+    return intersection / at_least((compute_area(box) + compute_area(anchor)) - intersection, FLT_MIN);
+}
+
+/* List the shapes that can overlap anything; returns how many anchors there are. */
+static int64_t list_shapes(Task *task, const Level *levels)
+{
+    int64_t first = 0;
+    for (const Level *level = levels; level < levels + task->options->num_levels; level++) {
+        const int64_t num_cells = level->height * level->width;
+        for (int64_t i = 0; i < task->options->num_shapes && num_cells; i++) {
+            Shape shape = {.level = level, .first = first + i};
+            memcpy(shape.corners, level->shapes + 4 * i, sizeof shape.corners);
+            const double x1 = shape.corners[0], y1 = shape.corners[1], x2 = shape.corners[2], y2 = shape.corners[3];
+            const double furthest = fmax((double)level->width * level->stride_x, (double)level->height * level->stride_y);
+            shape.error = SLACK * (furthest + fmax(fmax(fabs(x1), fabs(y1)), fmax(fabs(x2), fabs(y2))));
+            shape.width = x2 - x1;
+            shape.height = y2 - y1;
+            shape.min_area = fmax(shape.width - 2 * shape.error, 0) * fmax(shape.height - 2 * shape.error, 0);
+            if (shape.width * shape.height <= FLT_MAX) /* an infinite anchor has an IoU of 0 */
+                task->shapes[task->num_shapes++] = shape;
+        }
+        first += num_cells * task->options->num_shapes;
+    }
+    return first;
+}
+
+/* Windows */
+
+/* The cells 0..count - 1 of a stride that lie between two places, px. */
+static void find_cells(double low, double high, double stride, int64_t count, int *first, int *last)
+{
+    *first = 0;
+    *last = (int)count - 1;
+    if (stride > 0) {
+        *first = (int)fmin(fmax(ceil(low / stride), 0), (double)count);
+        *last = (int)fmax(fmin(floor(high / stride), (double)count - 1), -1);
+    }
+}
+
+/* The cells where an anchor of this shape can share `shared` px^2 with a box. */
+static Window find_window(const Shape *shape, const float *box, double shared)
+{
+    const double width = fmin((double)box[2] - box[0], shape->width + 2 * shape->error);
+    const double height = fmin((double)box[3] - box[1], shape->height + 2 * shape->error);
+    const double shared_width = shared > 0 ? shared * (1 - SLACK) / height : 0;
+    const double shared_height = shared > 0 ? shared * (1 - SLACK) / width : 0;
+    Window window = {0, -1, 0, -1};
+    if (shared_width > width * (1 + SLACK) || shared_height > height * (1 + SLACK))
+        return window;
+    const Level *level = shape->level;
+    find_cells((double)box[0] - shape->corners[2] + shared_width - shape->error,
+               (double)box[2] - shape->corners[0] - shared_width + shape->error, level->stride_x, level->width,
+               &window.first_column, &window.last_column);
+    find_cells((double)box[1] - shape->corners[3] + shared_height - shape->error,
+               (double)box[3] - shape->corners[1] - shared_height + shape->error, level->stride_y, level->height,
+               &window.first_row, &window.last_row);
+    return window;
+}
+
+/* Where the IoU of a box with a shape can reach `least`; at 0, where they can overlap. */
+static Window find_iou_window(const Shape *shape, const float *box, float area, float least)
+{
+    const double iou = least > TINY ? least * (1 - SLACK) : 0;
+    const double shared = iou / (1 + iou) * (area + shape->min_area);
+    return find_window(shape, box, shared > TINY ? shared : 0);
+}
+
+/* Boxes */
+
+/* The box of highest IoU with an anchor, the first of equals, written down. */
+static void match_anchor(Task *task, int64_t position, const float *anchor)
+{
+    float ious[LANES], best = 0;
+    const Block *block = task->blocks, *const last = block + (task->num_boxes + LANES - 1) / LANES;
+    for (; (block = find_better[task->variant](block, last, anchor, best, ious)) < last; block++) {
+        for (int i = 0; i < LANES; i++) {
+            if (ious[i] > best) {
+                best = ious[i];
+                task->matched[position] = (block - task->blocks) * LANES + i;
+            }
+        }
+    }
+    task->ious[position] = best;
+}
+
+/* Write down what a box has with one of the anchors, if it is its best so far. */
+static void offer_box(Task *task, int64_t index, int64_t position, float iou)
+{
+    if (iou <= task->ious[position])
+        return;
+    task->ious[position] = iou;
+    task->matched[position] = index;
+    if (iou >= task->options->positive_iou)
+        task->labels[position] = POSITIVE;
+    else if (task->labels[position] != POSITIVE)
+        task->labels[position] = UNUSED;
+}
+
+/* Step 1. */
+static float guess_best(const Task *task, const float *box, float area)
+{
+    float best = 0, anchor[4];
+    for (const Shape *shape = task->shapes; shape < task->shapes + task->num_shapes; shape++) {
+        const Level *level = shape->level;
+        const double shared = fmin((double)box[2] - box[0], shape->width) * fmin((double)box[3] - box[1], shape->height);
+        if (shared < best * (area + shape->min_area - shared))
+            continue;
+        const double x = ((double)box[0] + box[2] - shape->corners[0] - shape->corners[2]) / 2;
+        const double y = ((double)box[1] + box[3] - shape->corners[1] - shape->corners[3]) / 2;
+        const double column = fmin(fmax(rint(x / level->stride_x), 0), (double)level->width - 1);
+        const double row = fmin(fmax(rint(y / level->stride_y), 0), (double)level->height - 1);
+        place_shape(shape, (int)row, (int)column, anchor);
+        best = larger(compute_iou(box, anchor), best);
+    }
+    return best;
+}
+
+/* What happens to the anchors of a window whose IoU with a box reaches a threshold. */
+typedef struct {
+    int64_t index;  /* of the box */
+    float least;    /* this IoU counts */
+    float best;     /* the highest so far */
+    int finds_best; /* step 2: offer the box to them; otherwise step 3: mark them as the best */
+} Visit;
+
+static void visit_row(Task *task, Visit *visit, const Shape *shape, int row, int first_column, int count,
+                      const float *ious)
+{
+    const int64_t first = find_position(task, shape, row, first_column);
+    for (int i = 0; i < count; i++) {
+        if (!(ious[i] >= visit->least))
+            continue;
+        const int64_t position = first + i * task->options->num_shapes;
+        if (visit->finds_best) {
+            visit->best = larger(ious[i], visit->best);
+            if (ious[i] >= task->options->negative_iou)
+                offer_box(task, visit->index, position, ious[i]);
+        } else {
+            task->labels[position] = POSITIVE;
+            if (task->ious[position] == 0) {
+                float anchor[4];
+                place_shape(shape, row, first_column + i, anchor);
+                match_anchor(task, position, anchor);
+            }
+        }
+    }
+}
+
+static int round_up(int count) { return (count + LANES - 1) / LANES * LANES; }
+
+static void visit_shape(Task *task, Visit *visit, const Shape *shape)
+{
+    const float *box = task->boxes + 4 * visit->index, area = compute_area(box);
+    const Window window = find_iou_window(shape, box, area, visit->least);
+    float widths[COLUMNS], overlaps[COLUMNS], ious[COLUMNS], anchor[4];
+    for (int column = window.first_column; column <= window.last_column; column += COLUMNS) {
+        const int left = window.last_column + 1 - column, count = left < COLUMNS ? left : COLUMNS;
+        measure_columns[task->variant](column, round_up(count), shape->level->stride_x, shape->corners, box, widths,
+                                       overlaps);
+        for (int row = window.first_row; row <= window.last_row; row++) {
+            place_shape(shape, row, column, anchor);
+            const float height = at_least(anchor[3] - anchor[1], 0);
+            const float overlap = at_least(smaller(box[3], anchor[3]) - larger(box[1], anchor[1]), 0);
+            if (measure_row[task->variant](widths, overlaps, round_up(count), height, overlap, area, visit->least, ious))
+                visit_row(task, visit, shape, row, column, count, ious);
+        }
+    }
+}
+
+static void match_box(Task *task, int64_t index)
+{
+    const float *box = task->boxes + 4 * index, area = compute_area(box);
+    if (!(area > 0 && area <= FLT_MAX)) /* it overlaps nothing */
+        return;
+    const float guess = guess_best(task, box, area), least = task->options->negative_iou;
+    Visit visit = {.index = index, .best = guess, .least = smaller(guess, least), .finds_best = 1};
+    for (const Shape *shape = task->shapes; shape < task->shapes + task->num_shapes; shape++) {
+        visit_shape(task, &visit, shape);
+        visit.least = smaller(visit.best, least);
+    }
+    if (!(visit.best > 0))
+        return;
+    visit.least = visit.best;
+    visit.finds_best = 0;
+    for (const Shape *shape = task->shapes; shape < task->shapes + task->num_shapes; shape++)
+        visit_shape(task, &visit, shape);
+}
+
+/* Crowds */
+
+/* Take the anchors that lie in a crowd region from the negatives. */
+static void spare_crowd(Task *task, const float *crowd, const Shape *shape)
+{
+    const float share = task->options->crowd_share;
+    const double shared = share * (1 - SLACK) * shape->min_area;
+    const Window window = find_window(shape, crowd, shared > TINY ? shared : 0);
+    float widths[COLUMNS], overlaps[COLUMNS], anchor[4];
+    int32_t crowded[COLUMNS];
+    for (int column = window.first_column; column <= window.last_column; column += COLUMNS) {
+        const int left = window.last_column + 1 - column, count = left < COLUMNS ? left : COLUMNS;
+        measure_columns[task->variant](column, round_up(count), shape->level->stride_x, shape->corners, crowd, widths,
+                                       overlaps);
+        for (int row = window.first_row; row <= window.last_row; row++) {
+            place_shape(shape, row, column, anchor);
+            const float height = at_least(anchor[3] - anchor[1], 0);
+            const float overlap = at_least(smaller(crowd[3], anchor[3]) - larger(crowd[1], anchor[1]), 0);
+            find_crowded[task->variant](widths, overlaps, round_up(count), height, overlap, share, crowded);
+            int8_t *labels = task->labels + find_position(task, shape, row, column);
+            for (int i = 0; i < count; i++, labels += task->options->num_shapes)
+                *labels = crowded[i] && *labels == NEGATIVE ? UNUSED : *labels;
+        }
+    }
+}
+
+/* Labels (K,), matched boxes (K,) and IoUs (K,) of the anchors of a grid; the last two come as zeros.
+
+   boxes is (num_boxes, 4), crowds (num_crowds, 4). Returns 0, or ERROR_MEMORY. */
+EXPORT int64_t objectness_match(int variant, const Options *options, const Level *levels, const float *boxes,
+                                int64_t num_boxes, const float *crowds, int64_t num_crowds, int8_t *labels,
+                                int64_t *matched, float *ious)
+{
+    Task task = {
+        .options = options,
+        .boxes = boxes,
+        .num_boxes = num_boxes,
+        .labels = labels,
+        .matched = matched,
+        .ious = ious,
+        .variant = variant,
+    };
+    task.shapes = calloc((size_t)(options->num_levels * options->num_shapes) + 1, sizeof *task.shapes);
+    task.blocks = calloc((size_t)num_boxes / LANES + 1, sizeof *task.blocks);
+    if (!task.shapes || !task.blocks) {
+        free(task.shapes);
+        free(task.blocks);
+        return ERROR_MEMORY;
+    }
+    for (int64_t i = 0; i < num_boxes; i++) {
+        Block *block = task.blocks + i / LANES;
+        block->x1[i % LANES] = boxes[4 * i];
+        block->y1[i % LANES] = boxes[4 * i + 1];
+        block->x2[i % LANES] = boxes[4 * i + 2];
+        block->y2[i % LANES] = boxes[4 * i + 3];
+        block->areas[i % LANES] = compute_area(boxes + 4 * i);
+    }
+    const int64_t num_anchors = list_shapes(&task, levels);
+    const int without = options->positive_iou <= 0 ? POSITIVE : options->negative_iou <= 0 ? UNUSED : NEGATIVE;
+    memset(labels, without, (size_t)num_anchors);
+    for (int64_t i = 0; i < num_boxes; i++)
+        match_box(&task, i);
+    for (int64_t i = 0; i < num_crowds; i++) {
+        const float *crowd = crowds + 4 * i;
+        if (crowd[2] > crowd[0] && crowd[3] > crowd[1]) /* NaN fails, too */
+            for (Shape *shape = task.shapes; shape < task.shapes + task.num_shapes; shape++)
+                spare_crowd(&task, crowd, shape);
+    }
+    free(task.shapes);
+    free(task.blocks);
+    return 0;
+}

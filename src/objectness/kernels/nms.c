@@ -1,0 +1,350 @@
+/* Greedy non-maximum suppression: the kernel beside suppression.nms_plain.
+
+   Candidates are decided in falling order of their scores, each against those kept before it. While few are kept, it is
+   compared with all of them. Later they are put into bins: two boxes whose IoU exceeds t are alike, since the width and
+   the height of one are at least t times those of the other, and their centres are near each other. There is a bin for
+   each octave of the longer side, cell of a grid that the centre lies in, and group; cells are longer than the boxes of
+   their octave, and a candidate looks into the few bins where an overlap can be. At a low threshold boxes need not be
+   alike, and there are bins for the groups alone.
+
+   Bins are found by a hash, and several may fall together, or be looked into twice: every comparison that is made is
+   a true one, so that bins can only save some. The room of a bin is known from a first count; what lies in its empty
+   slots is zeros, or in the slots behind it some other bin's boxes, which do no harm either.
+
+   A pair is first compared by multiplication, several at once and a little loosely; what passes is decided by the
+   arithmetic of boxes.compute_iou, true division in float32. */
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "native.h"
+
+enum {
+    LANES = 16,   /* kept boxes that are compared at once */
+    FEW = 512,    /* up to so many boxes kept, bins would cost more than they save */
+    DIGITS = 256, /* of a radix sort */
+    MIN_OCTAVE = -150, MAX_OCTAVE = 129, /* of the sides that float32 can have, and one more */
+};
+
+#define LOW_THRESHOLD 0.2f /* from here on boxes are alike enough for bins */
+#define TINY_AREA 1e-30f   /* px^2; float32 rounds smaller ones so coarsely that nothing follows from their IoU */
+#define SLACK 1e-5         /* relative; the rounding of float32 is 6e-8 */
+
+/* The boxes kept, coordinate by coordinate, bin by bin, and which candidate each of them is. */
+typedef struct {
+    float *x1, *y1, *x2, *y2, *areas;
+    int64_t *indices;
+} Kept;
+
+/* Where boxes are kept. */
+typedef struct {
+    Kept kept;
+    int64_t *starts, *fills; /* (mask + 1,) first slot and boxes kept, of each bin */
+    int32_t *bins;           /* (n,) of each candidate; NULL where there is one bin alone */
+    uint64_t mask;           /* a power of two less one */
+    int64_t octaves[MAX_OCTAVE - MIN_OCTAVE + 1]; /* boxes kept, of each octave */
+    char *memory;            /* of all this */
+} Store;
+
+/* One call. */
+typedef struct {
+    const float *boxes;
+    const int64_t *groups; /* or NULL: all are one group */
+    int64_t n;
+    float threshold, low;  /* what the decision asks, and what the loose comparison does */
+    double likeness;       /* at least this share of the other's sides; 0: no bins but the groups' */
+    int variant;
+} Task;
+
+/* A candidate on its way through the sort. */
+typedef struct {
+    uint32_t key, index;
+} Candidate;
+
+static float smaller(float a, float b) { return a < b ? a : b; }
+static float larger(float a, float b) { return a > b ? a : b; }
+
+/* Keeps NaN, as torch.clamp does. */
+static float at_least(float value, float limit) { return value < limit ? limit : value; }
+
+static float compute_area(const float *box) { return at_least(box[2] - box[0], 0) * at_least(box[3] - box[1], 0); }
+
+/* Without area, infinite, or not a number: such a box overlaps nothing. */
+static int is_idle(float area) { return !(area > 0 && area <= FLT_MAX); }
+
+#define LOOPS "nms_loops.h"
+#include "each_variant.h"
+
+static int64_t (*const find_overlap[])(const Kept *, int64_t, int64_t, const float *, float, float) =
+    VARIANTS(find_overlap);
+
+/* Order */
+
+/* An integer that grows as the score falls; the same for 0 and -0, and for NaN and -inf. */
+static uint32_t make_key(float score)
+{
+    const float value = isnan(score) ? -INFINITY : score + 0.0f;
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
+}
+
+/* Sort by falling score, equal ones in their order; by radix, least digit first. Returns `candidates` or `scratch`. */
+static Candidate *sort_scores(const float *scores, int64_t n, Candidate *candidates, Candidate *scratch)
+{
+    uint32_t counts[sizeof(uint32_t)][DIGITS] = {{0}};
+    for (int64_t i = 0; i < n; i++) {
+        candidates[i] = (Candidate){scores ? make_key(scores[i]) : 0, (uint32_t)i};
+        for (size_t digit = 0; digit < sizeof(uint32_t); digit++)
+            counts[digit][candidates[i].key >> 8 * digit & 0xff]++;
+    }
+    for (size_t digit = 0; digit < sizeof(uint32_t); digit++) {
+        uint32_t *places = counts[digit], sum = 0;
+        if (places[candidates[0].key >> 8 * digit & 0xff] == (uint32_t)n)
+            continue; /* all have the same */
+        for (int i = 0; i < DIGITS; i++) {
+            const uint32_t first = sum;
+            sum += places[i];
+            places[i] = first;
+        }
+        for (int64_t i = 0; i < n; i++)
+            scratch[places[candidates[i].key >> 8 * digit & 0xff]++] = candidates[i];
+        Candidate *const swapped = candidates;
+        candidates = scratch;
+        scratch = swapped;
+    }
+    return candidates;
+}
+
+/* Bins */
+
+static double get_longer_side(const float *box) { return larger(box[2] - box[0], box[3] - box[1]); }
+
+/* The cells of an octave are this long: more than the sides of its boxes. */
+static double get_cells_per_px(int octave) { return ldexp(1.0, -(octave + 1)); }
+
+static int64_t find_cell(double centre, double cells_per_px) { return (int64_t)floor(centre * cells_per_px); }
+
+static int64_t get_group(const Task *task, int64_t index) { return task->groups ? task->groups[index] : 0; }
+
+static int64_t find_bin(const Store *store, int64_t group, int octave, int64_t x, int64_t y)
+{
+    uint64_t hash = (uint64_t)group * 0x9e3779b97f4a7c15u + (uint64_t)octave;
+    hash = (hash ^ hash >> 32) * 0xd6e8feb86659fd93u + (uint64_t)x;
+    hash = (hash ^ hash >> 32) * 0xd6e8feb86659fd93u + (uint64_t)y;
+    hash = (hash ^ hash >> 32) * 0xd6e8feb86659fd93u;
+    return (int64_t)((hash ^ hash >> 32) & store->mask);
+}
+
+/* The bin that a box would be kept in. */
+static int64_t choose_bin(const Task *task, const Store *store, int64_t index)
+{
+    const float *box = task->boxes + 4 * index;
+    if (task->likeness == 0 || is_idle(compute_area(box)))
+        return find_bin(store, get_group(task, index), 0, 0, 0);
+    const int octave = ilogb(get_longer_side(box));
+    const double cells_per_px = get_cells_per_px(octave);
+    const int64_t x = find_cell(((double)box[0] + box[2]) / 2, cells_per_px);
+    const int64_t y = find_cell(((double)box[1] + box[3]) / 2, cells_per_px);
+    return find_bin(store, get_group(task, index), octave, x, y);
+}
+
+/* Whether the sizes of boxes say anything about their IoU. */
+static int is_coarse(const float *boxes, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const float area = compute_area(boxes + 4 * i);
+        if (area > 0 && area < TINY_AREA)
+            return 1;
+    }
+    return 0;
+}
+
+static void keep_box(const Task *task, Store *store, int64_t index)
+{
+    const float *box = task->boxes + 4 * index, area = compute_area(box);
+    if (is_idle(area))
+        return;
+    const int64_t bin = store->bins ? store->bins[index] : 0, slot = store->starts[bin] + store->fills[bin]++;
+    store->kept.x1[slot] = box[0];
+    store->kept.y1[slot] = box[1];
+    store->kept.x2[slot] = box[2];
+    store->kept.y2[slot] = box[3];
+    store->kept.areas[slot] = area;
+    store->kept.indices[slot] = index;
+    store->octaves[ilogb(get_longer_side(box)) - MIN_OCTAVE]++;
+}
+
+/* Decisions */
+
+/* Whether the IoU of a candidate with the box in a slot exceeds the threshold: boxes.compute_iou. */
+static int overlaps(const Kept *kept, int64_t slot, const float *box, float area, float threshold)
+{
+    const float width = at_least(smaller(box[2], kept->x2[slot]) - larger(box[0], kept->x1[slot]), 0);
+    const float height = at_least(smaller(box[3], kept->y2[slot]) - larger(box[1], kept->y1[slot]), 0);
+    const float intersection = width * height;
+    return intersection / at_least((area + kept->areas[slot]) - intersection, FLT_MIN) > threshold;
+}
+
+static int is_suppressed_in_bin(const Task *task, const Store *store, int64_t bin, int64_t index, float area)
+{
+    const float *box = task->boxes + 4 * index;
+    const int64_t last = store->starts[bin] + store->fills[bin];
+    int64_t slot = store->starts[bin];
+    while ((slot = find_overlap[task->variant](&store->kept, slot, last, box, area, task->low)) < last) {
+        for (const int64_t end = slot + LANES < last ? slot + LANES : last; slot < end; slot++)
+            if (overlaps(&store->kept, slot, box, area, task->threshold) &&
+                get_group(task, store->kept.indices[slot]) == get_group(task, index))
+                return 1;
+    }
+    return 0;
+}
+
+/* How far apart along one axis the centres can be, px, if one box is `side` long and the other at most `longest`.
+   Both share (side + other) / 2 - distance at most, and `likeness` of the longer at least. */
+static double get_reach(double side, double longest, double likeness)
+{
+    const double shorter = fmin(side, longest), longer = fmin(side / likeness, longest);
+    const double reach = (side + shorter) / 2 - likeness * side;
+    return fmax(reach, (side + longer) / 2 - likeness * fmax(side, longer)) + SLACK * side;
+}
+
+static int is_suppressed(const Task *task, const Store *store, int64_t index)
+{
+    const float *box = task->boxes + 4 * index, area = compute_area(box);
+    if (is_idle(area))
+        return 0;
+    const int64_t own = store->bins ? store->bins[index] : 0;
+    if (is_suppressed_in_bin(task, store, own, index, area)) /* the likeliest first */
+        return 1;
+    if (!store->bins || task->likeness == 0)
+        return 0;
+    const double width = box[2] - box[0], height = box[3] - box[1], side = get_longer_side(box);
+    const double x = ((double)box[0] + box[2]) / 2, y = ((double)box[1] + box[3]) / 2;
+    const int last_octave = (int)fmin(ilogb(side / task->likeness), MAX_OCTAVE);
+    for (int octave = (int)fmax(ilogb(side * task->likeness), MIN_OCTAVE); octave <= last_octave; octave++) {
+        if (store->octaves[octave - MIN_OCTAVE] == 0)
+            continue;
+        const double cells_per_px = get_cells_per_px(octave);
+        const double reach_x = get_reach(width, 1 / cells_per_px, task->likeness);
+        const double reach_y = get_reach(height, 1 / cells_per_px, task->likeness);
+        const int64_t last_column = find_cell(x + reach_x, cells_per_px), last_row = find_cell(y + reach_y, cells_per_px);
+        for (int64_t row = find_cell(y - reach_y, cells_per_px); row <= last_row; row++)
+            for (int64_t column = find_cell(x - reach_x, cells_per_px); column <= last_column; column++) {
+                const int64_t bin = find_bin(store, get_group(task, index), octave, column, row);
+                if (bin != own && store->fills[bin] && is_suppressed_in_bin(task, store, bin, index, area))
+                    return 1;
+            }
+    }
+    return 0;
+}
+
+/* Memory */
+
+/* The next `count` items of a block; without a block, only the room that they take is added up. */
+static void *carve(char *memory, size_t *used, int64_t count, size_t size)
+{
+    void *part = memory ? memory + *used : NULL;
+    *used += ((size_t)count * size + 63) / 64 * 64;
+    return part;
+}
+
+/* Everything of a store with room for so many boxes, in one block; returns the size of this in bytes. */
+static size_t carve_store(Store *store, int64_t room, int64_t num_binned, char *memory)
+{
+    const int64_t num_bins = (int64_t)store->mask + 1;
+    size_t used = 0;
+    store->kept.x1 = carve(memory, &used, room + LANES, sizeof(float));
+    store->kept.y1 = carve(memory, &used, room + LANES, sizeof(float));
+    store->kept.x2 = carve(memory, &used, room + LANES, sizeof(float));
+    store->kept.y2 = carve(memory, &used, room + LANES, sizeof(float));
+    store->kept.areas = carve(memory, &used, room + LANES, sizeof(float));
+    store->kept.indices = carve(memory, &used, room, sizeof(int64_t));
+    store->starts = carve(memory, &used, num_bins, sizeof(int64_t));
+    store->fills = carve(memory, &used, num_bins, sizeof(int64_t));
+    store->bins = num_binned ? carve(memory, &used, num_binned, sizeof(int32_t)) : NULL;
+    store->memory = memory;
+    return used;
+}
+
+/* A store with one bin, for so many boxes. Returns 0, or ERROR_MEMORY. */
+static int open_store(Store *store, int64_t room)
+{
+    *store = (Store){0};
+    carve_store(store, room, 0, calloc(1, carve_store(store, room, 0, NULL)));
+    return store->memory ? 0 : ERROR_MEMORY;
+}
+
+/* A store with bins in place of another, with the boxes that it kept. Returns 0, or ERROR_MEMORY. */
+static int open_bins(Task *task, Store *store, const int64_t *kept, int64_t count)
+{
+    free(store->memory);
+    *store = (Store){0};
+    if (is_coarse(task->boxes, task->n))
+        task->likeness = 0;
+    while ((int64_t)store->mask + 1 < task->n)
+        store->mask = 2 * store->mask + 1;
+    carve_store(store, task->n, task->n, calloc(1, carve_store(store, task->n, task->n, NULL)));
+    if (!store->memory)
+        return ERROR_MEMORY;
+    for (int64_t i = 0; i < task->n; i++) {
+        store->bins[i] = (int32_t)choose_bin(task, store, i);
+        store->starts[store->bins[i]]++;
+    }
+    int64_t sum = 0;
+    for (uint64_t bin = 0; bin <= store->mask; bin++) {
+        const int64_t size = store->starts[bin];
+        store->starts[bin] = sum;
+        sum += size;
+    }
+    for (int64_t i = 0; i < count; i++)
+        keep_box(task, store, kept[i]);
+    return 0;
+}
+
+/* Decide candidates one after the other. Returns how many were kept, or ERROR_MEMORY. */
+static int64_t suppress(Task *task, const Candidate *sorted, Store *store, int64_t *kept)
+{
+    const int has_bins = task->likeness > 0 || task->groups;
+    if (open_store(store, has_bins && task->n > FEW ? FEW : task->n))
+        return ERROR_MEMORY;
+    int64_t count = 0;
+    for (int64_t i = 0; i < task->n; i++) {
+        if (count == FEW && has_bins && !store->bins && open_bins(task, store, kept, count))
+            return ERROR_MEMORY;
+        if (!is_suppressed(task, store, sorted[i].index)) {
+            keep_box(task, store, sorted[i].index);
+            kept[count++] = sorted[i].index;
+        }
+    }
+    return count;
+}
+
+/* The boxes that nothing better of their group suppresses, best first.
+
+   boxes is (n, 4), 0 < n < 2^31; scores (n,), or NULL where the boxes come best first; groups (n,) or NULL. kept has
+   room for n positions. Returns how many there are, or ERROR_MEMORY. */
+EXPORT int64_t objectness_nms(int variant, const float *boxes, const float *scores, const int64_t *groups, int64_t n,
+                              float threshold, int64_t *kept)
+{
+    Task task = {
+        .boxes = boxes,
+        .groups = groups,
+        .n = n,
+        .threshold = threshold,
+        .low = (float)(threshold * (1 - SLACK)),
+        .likeness = threshold >= LOW_THRESHOLD ? threshold * (1 - SLACK) : 0,
+        .variant = variant,
+    };
+    Candidate *candidates = malloc(2 * (size_t)n * sizeof *candidates);
+    if (!candidates)
+        return ERROR_MEMORY;
+    Store store;
+    const int64_t count = suppress(&task, sort_scores(scores, n, candidates, candidates + n), &store, kept);
+    free(store.memory);
+    free(candidates);
+    return count;
+}
