@@ -138,13 +138,42 @@ def test_rounding_of_sizes_by_hand(size: tuple[int, int], nearest: tuple[int, in
     assert fit_size(size, InputOptions(size_rounding="down")) == down
 
 
+def test_sides_rounded_twice() -> None:
+    """Twice as wide as high: to 800 x 1600 first, then by 1333 / 1600 to 666.5 x 1333, where the last bit decides."""
+    twice, once = (
+        [fit_size((height, 2 * height), InputOptions(size_rounding=each)) for height in range(1, 2000)]
+        for each in ("nearest_twice", "nearest")
+    )
+    assert set(twice) == set(once) == {(666, 1333), (667, 1333)}
+    assert twice != once
+    assert fit_size((427, 640), InputOptions(size_rounding="nearest_twice")) == (800, 1199)
+    assert fit_size((640, 427), InputOptions(size_rounding="nearest_twice")) == (1199, 800)
+    assert fit_size((7, 7), InputOptions(size_rounding="nearest_twice")) == (800, 800)
+
+
 def test_resizing_without_antialias_by_hand() -> None:
     """Two to one: each new pixel's centre lies between two old ones; eight to one it sees the middle two alone."""
     image = torch.tensor([[0, 1, 8, 9]], dtype=torch.uint8).expand(3, 1, 4)
     assert resize_image(image, (1, 2), "bilinear")[0].tolist() == [[0.5, 8.5]]
-    assert resize_image(image, (1, 2), "bilinear_uint8")[0].tolist() == [[0, 8]]  # round half to even
     assert resize_image(image, (1, 1), "bilinear")[0].tolist() == [[4.5]]
-    assert resize_image(image, (1, 2), "bilinear_uint8").dtype == torch.uint8
+    assert resize_image(image, (1, 2), "opencv")[0].tolist() == [[1, 9]]  # 0.5 and 8.5, halves up
+    assert resize_image(image, (1, 2), "opencv").dtype == torch.uint8
+
+
+@pytest.mark.parametrize("size", [(40, 30), (17, 90), (120, 160), (1, 1)])
+def test_resizing_with_pillow_is_pillows(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR))
+    resized = resize_image(torch.from_numpy(pixels).permute(2, 0, 1), size, "pillow")
+    assert np.array_equal(resized.permute(1, 2, 0).numpy(), expected)
+
+
+def test_opencvs_whole_numbers_are_near_the_exact_ones() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    image = torch.from_numpy(pixels).permute(2, 0, 1)
+    for size in ((40, 30), (17, 90), (120, 160), (1, 1)):
+        difference = resize_image(image, size, "opencv").float() - resize_image(image, size, "bilinear")
+        assert difference.abs().max() <= 1  # it cuts twice on its way
 
 
 def test_the_order_of_channels() -> None:

@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from .config import InputOptions, Resize
@@ -26,9 +28,16 @@ def fit_size(size: Size, options: InputOptions) -> Size:
     Returns:
         (height, width), px; at least 1.
     """
-    scale = min(options.short_side / min(size), options.long_side / max(size))
-    half = 0.5 if options.size_rounding == "nearest" else 0.0
-    height, width = (max(1, math.floor(side * scale + half)) for side in size)
+    half = 0.0 if options.size_rounding == "down" else 0.5
+    if options.size_rounding == "nearest_twice":
+        scale = options.short_side / min(size)
+        sides = [float(options.short_side) if side == min(size) else side * scale for side in size]
+        shrink = options.long_side / max(sides) if max(sides) > options.long_side else 1.0
+        sides = [side * shrink for side in sides]
+    else:
+        scale = min(options.short_side / min(size), options.long_side / max(size))
+        sides = [side * scale for side in size]
+    height, width = (max(1, math.floor(side + half)) for side in sides)
     return height, width
 
 
@@ -45,10 +54,43 @@ def resize_image(image: Tensor, size: Size, method: Resize = "antialias") -> Ten
     """
     if tuple(image.shape[-2:]) == size:
         return image
+    if method == "pillow":
+        return _resize_with_pillow(image, size)
+    if method == "opencv":
+        return _resize_as_opencv(image, size)
     if method == "antialias" and image.device.type == "cpu":  # uint8 resizing is a kernel of the CPU alone
         return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
     resized = F.interpolate(image[None].float(), size, mode="bilinear", antialias=method == "antialias")[0]
     return resized if method == "bilinear" else resized.round().to(torch.uint8)
+
+
+def _resize_with_pillow(image: Tensor, size: Size) -> Tensor:
+    pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())  # (3, h, w) -> (h, w, 3)
+    resized = np.array(pixels.resize(size[::-1], Image.Resampling.BILINEAR))
+    return torch.from_numpy(resized).permute(2, 0, 1).to(image.device)
+
+
+def _resize_as_opencv(image: Tensor, size: Size) -> Tensor:
+    """OpenCV's INTER_LINEAR of uint8: weights in 2048ths, across and then down, and the sums cut in two steps."""
+    left, right, of_left, of_right = _find_neighbours(image.shape[2], size[1], image.device)
+    top, bottom, of_top, of_bottom = _find_neighbours(image.shape[1], size[0], image.device)
+    values = image.int()
+    across = values[:, :, left] * of_left + values[:, :, right] * of_right  # (3, h, width)
+    upper = (of_top[:, None] * (across[:, top] >> 4)) >> 16
+    lower = (of_bottom[:, None] * (across[:, bottom] >> 4)) >> 16
+    return ((upper + lower + 2) >> 2).clamp(0, 255).to(torch.uint8)
+
+
+def _find_neighbours(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The two old pixels around each new one along an axis, (new,) each, and their weights in 2048ths."""
+    places = ((torch.arange(new, dtype=torch.float64, device=device) + 0.5) * (1 / (new / old)) - 0.5).float()
+    first = places.floor()
+    share = torch.where(
+        (first < 0) | (first >= old - 1), 0.0, places - first
+    )
+    before = first.long().clamp(0, old - 1)
+    weights = [(2048 * each).round().int() for each in (1 - share, share)]
+    return before, (before + 1).clamp(max=old - 1), weights[0], weights[1]
 
 
 def make_batch(images: Sequence[Tensor], options: InputOptions, pad_to: Size | None = None) -> Batch:

@@ -24,8 +24,8 @@ Schedule = Literal["steps", "cosine"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Cache = Literal["none", "memory", "device"]
 ChannelOrder = Literal["RGB", "BGR"]
-Resize = Literal["antialias", "bilinear", "bilinear_uint8"]
-SizeRounding = Literal["nearest", "down"]
+Resize = Literal["antialias", "pillow", "bilinear", "opencv"]
+SizeRounding = Literal["nearest", "nearest_twice", "down"]
 Clamp = Literal["above", "both"]
 ClassOrder = Literal["object_first", "object_last"]
 DeltaOrder = Literal["xywh", "yxhw"]
@@ -60,9 +60,11 @@ class InputOptions:
         std: Of the pixels, RGB in [0, 1]; 1/255 where a network wants 0..255 with the mean taken off.
         pad_multiple: Inputs are padded to a multiple of this, px: C5's stride, so that every map is twice the next.
         order: Of the channels that the network sees; "BGR" as detectron2's and Caffe's weights expect.
-        resize: "antialias", Pillow's way (detectron2's too); "bilinear", without antialias and without rounding
-            (torchvision's); "bilinear_uint8", the same rounded to whole values (OpenCV's, mmdetection's).
-        size_rounding: Of a resized side: to the "nearest" px, or "down" (torchvision).
+        resize: "antialias"; "pillow", the same to one grey level by Pillow itself, slower (detectron2's); "bilinear",
+            without antialias and without rounding (torchvision's); "opencv", without antialias in whole numbers, as
+            OpenCV computes (mmdetection's).
+        size_rounding: Of a resized side: to the "nearest" px; "nearest_twice", which scales the shorter side first and
+            then the longer, and so differs by one px now and then (detectron2); or "down" (torchvision).
     """
 
     short_side: int = 800
