@@ -1,17 +1,17 @@
 # make demo    propose on the example photos and draw what was found
 # make test    run all the tests
 # make check   formatting, lint and types
-# make bench   run the benchmarks
+# make bench   run the benchmarks, which write docs/benchmarks.md
 # make clean   remove what the others made, the virtual environment too
 #
 # Each makes what it needs: a virtual environment in .venv with the versions of constraints.txt, installed again only
-# where pyproject.toml or constraints.txt changed. PYTHON is the interpreter that the environment is made with.
+# where pyproject.toml, constraints.txt or the C sources changed. PYTHON is the interpreter that the environment is made with.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PEER := ../shared/tools/install-peer-torchvision
-BENCHES := bench/recall.py bench/inference_cpu.py bench/training_step.py
+KERNELS := setup.py $(wildcard src/objectness/kernels/*.[ch])
 
 .PHONY: demo test check bench clean peer
 .NOTPARALLEL:
@@ -39,22 +39,23 @@ check: .venv/.dev-installed
 	$(BIN)/mypy
 
 bench: .venv/.dev-installed peer
-	@for script in $(BENCHES); do echo "python $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python bench/report.py --out docs/benchmarks.md
 
 clean:
 	rm -rf .venv build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src -name '*.egg-info' -prune -exec rm -rf {} +
+	rm -f src/objectness/kernels/_native*
 	find src tests bench examples experiments -name __pycache__ -prune -exec rm -rf {} +
 
 # The project itself is installed in place, so that changes of the source need no installation. setuptools comes first
 # and build isolation is off, so that what builds the package is pinned too.
-.venv/.demo-installed: pyproject.toml constraints.txt | .venv/.made
+.venv/.demo-installed: pyproject.toml constraints.txt $(KERNELS) | .venv/.made
 	@echo "Installing what Objectness needs into .venv ..."
 	@$(PIP) install --constraint constraints.txt setuptools
 	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable .
 	@touch $@
 
-.venv/.dev-installed: pyproject.toml constraints.txt | .venv/.made
+.venv/.dev-installed: pyproject.toml constraints.txt $(KERNELS) | .venv/.made
 	@echo "Installing what Objectness and its development need into .venv ..."
 	@$(PIP) install --constraint constraints.txt setuptools
 	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[dev]'

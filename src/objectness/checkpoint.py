@@ -24,6 +24,7 @@ from .errors import CheckpointError, ConfigError, DownloadError
 from .network import RegionProposalNetwork
 
 MODEL_FILE, CONFIG_FILE, TRAINING_FILE = "model.safetensors", "config.json", "training.pt"
+BACKBONE_FILE = "backbone.safetensors"  # what another program's backbone is converted to
 COUNTER = "num_batches_tracked"  # batch norm counts its steps; nothing here looks
 SHIPPED = "lite0"  # the network inside the package
 PREVIOUS = ".previous"  # where a checkpoint waits while its successor takes its place
@@ -96,12 +97,9 @@ def find_checkpoint(source: str | Path) -> Path:
         raise CheckpointError(
             f"{path}: there is no such file or folder; pass a checkpoint, a run folder or {SHIPPED!r}"
         )
+    if (path / BACKBONE_FILE).is_file():
+        raise CheckpointError(f"{path}: holds a backbone alone, to train on: --weights {path / BACKBONE_FILE}")
     raise CheckpointError(f"{path}: holds no checkpoint ({MODEL_FILE} and {CONFIG_FILE}); was the training ever saved?")
-
-
-def names_network(source: str) -> bool:
-    """Whether weights to start from are those of a whole network, rather than of a backbone alone."""
-    return source == SHIPPED or Path(source).is_dir()
 
 
 def load_network(source: str | Path = SHIPPED) -> RegionProposalNetwork:

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from . import hub
 from .batch import fit_size, make_batch, resize_image
-from .checkpoint import SHIPPED, load_network
+from .checkpoint import CONFIG_FILE, MODEL_FILE, SHIPPED, save_checkpoint
 from .data.loader import decode_record
 from .data.records import ImageRecord
 from .errors import ConfigError, ImageError
 from .evaluate import measure_recall
-from .image import read_image, to_rgb
+from .image import read_image, read_reduced, to_rgb
 from .network import RegionProposalNetwork
+from .pooling import pool_features
 from .recall_report import RecallReport
-from .structures import Proposals
+from .sources import open_network
+from .structures import Output, Proposals, Selection
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+
+
+class Prepared(NamedTuple):
+    """An image on its way into the network."""
+
+    pixels: Tensor  # (3, h, w) in 0..255, RGB, in the input frame
+    image_size: tuple[int, int]  # (height, width) of the original, px
+    image: Path | Image.Image | np.ndarray  # the original, for drawing
 
 
 class Proposer:
@@ -31,44 +43,87 @@ class Proposer:
     Args:
         network: a trained network; it is moved to `device` and set to evaluation mode.
         device: where to compute.
+        engine: what computes the maps, (1, 3, H, W) in and `Output` out; by default a copy of the network as it is now,
+            made faster (`RegionProposalNetwork.optimized`). See `objectness.engines` for others.
+
+    Attributes:
+        notes: what was assumed of weights that came from elsewhere, one sentence each.
     """
 
-    def __init__(self, network: RegionProposalNetwork, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        network: RegionProposalNetwork,
+        device: torch.device | str = "cpu",
+        engine: Callable[[Tensor], Output] | None = None,
+    ):
         self.network = network.to(device).eval()
         self.device = torch.device(device)
+        self.engine = engine or self.network.optimized()
+        self.notes: tuple[str, ...] = ()
 
     @overload
-    def __call__(self, images: ImageLike) -> Proposals: ...
+    def __call__(self, images: ImageLike, *, keep: int | None = None, pool: int | None = None) -> Proposals: ...
 
     @overload
-    def __call__(self, images: list[ImageLike] | tuple[ImageLike, ...]) -> list[Proposals]: ...
+    def __call__(
+        self, images: list[ImageLike] | tuple[ImageLike, ...], *, keep: int | None = None, pool: int | None = None
+    ) -> list[Proposals]: ...
 
-    def __call__(self, images: ImageLike | Sequence[ImageLike]) -> Proposals | list[Proposals]:
+    def __call__(
+        self, images: ImageLike | Sequence[ImageLike], *, keep: int | None = None, pool: int | None = None
+    ) -> Proposals | list[Proposals]:
         """Propose on one image, or on each of a list.
 
         Args:
             images: a path, a PIL image, a (H, W, 3) uint8 RGB array, a (3, H, W) uint8 RGB tensor (or floating-point in
                 [0, 1]), or a list of them. A path's image is turned upright as its EXIF data says; all others are taken
                 as they are.
+            keep: proposals of an image at most, in place of the configuration's `selection.keep`.
+            pool: fill `Proposals.features` with what the pyramid sees in each box, on so many bins along each side
+                (`pooling.pool_features`; 7 is usual). 100 boxes with 256 channels take 5 MB then.
 
         Returns:
             `Proposals` in the image's own pixels, best first; a list of them for a list.
 
         Raises:
             ImageError: an image that cannot be read or has another shape or type.
+            ConfigError: `keep` or `pool` is below 1, or the engine gives no features to pool.
         """
         if isinstance(images, (list, tuple)):
-            return [self.propose(image) for image in images]
-        return self.propose(images)  # type: ignore[arg-type]
+            return [self.propose(image, keep=keep, pool=pool) for image in images]
+        return self.propose(images, keep=keep, pool=pool)  # type: ignore[arg-type]
 
-    def propose(self, image: ImageLike) -> Proposals:
-        """Propose on one image; see `__call__`."""
-        pixels = to_tensor(image)
+    def prepare(self, image: ImageLike, *, reduce: bool = False) -> Prepared:
+        """Decode and resize one image, the part of the work that a thread beside may do ahead; see `__call__`.
+
+        Args:
+            image: see `__call__`.
+            reduce: decode a JPEG file of more than twice the size that the network sees to a part of its size. It is
+                faster, and hardly another picture; without antialias in `InputOptions.resize` it is not done.
+        """
         options = self.network.config.input
-        height, width = size = (pixels.shape[-2], pixels.shape[-1])
+        if reduce and isinstance(image, (str, Path)) and options.resize == "antialias":
+            pixels, size = read_reduced(image, lambda whole: fit_size(whole, options))
+            resized = resize_image(_from_array(pixels), fit_size(size, options))
+            return Prepared(resized, size, Path(image))
+        whole = to_tensor(image)
+        size = (whole.shape[-2], whole.shape[-1])
         with torch.inference_mode():
-            resized = resize_image(pixels, fit_size(size, options), options.resize).to(self.device)
-            selection = self.network.propose(make_batch([resized], options))[0]
+            resized = resize_image(whole, fit_size(size, options), options.resize)
+        return Prepared(resized, size, _keep_for_drawing(image, whole))
+
+    def propose(self, image: ImageLike | Prepared, *, keep: int | None = None, pool: int | None = None) -> Proposals:
+        """Propose on one image, or on one that `prepare` made ready; see `__call__`."""
+        for name, value in (("keep", keep), ("pool", pool)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} = {value} must be at least 1")
+        resized, size, source = image if isinstance(image, Prepared) else self.prepare(image)
+        height, width = size
+        with torch.inference_mode():
+            batch = make_batch([resized.to(self.device)], self.network.config.input)
+            output = self.engine(batch.images)
+            selection = self.network.select(output, batch, keep=keep)[0]
+            features = None if pool is None else _pool(output, selection, pool)
         scale = torch.tensor([width / resized.shape[-1], height / resized.shape[-2]] * 2)  # back, once
         limits = torch.tensor([width, height] * 2)  # rounding must not carry a box over the border
         return Proposals(  # copies, made outside inference mode: its own tensors cannot be changed in place
@@ -76,8 +131,61 @@ class Proposer:
             logits=selection.logits.cpu().clone(),
             levels=selection.levels.cpu().clone(),
             image_size=size,
-            image=_keep_for_drawing(image, pixels),
+            image=source,
+            features=None if features is None else features.cpu().clone(),
         )
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, device: torch.device | str = "auto") -> Proposer:
+        """The same as `load`, under the name that the hub's users expect."""
+        return load(source, device=device)
+
+    def save_pretrained(
+        self, folder: str | Path, *, name: str | None = None, recall: RecallReport | None = None
+    ) -> None:
+        """Write a checkpoint with a model card, which `load` takes and a hub shows.
+
+        Args:
+            folder: where; an earlier network's files there are replaced.
+            name: what the card calls the network; by default the folder's name.
+            recall: on images that it was not trained on, for the card.
+
+        Raises:
+            ObjectnessError: other files are in the folder.
+        """
+        folder = Path(folder)
+        hub.check_folder(folder, (MODEL_FILE, CONFIG_FILE, hub.CARD_FILE))
+        save_checkpoint(folder, self.network.state_dict(), self.network.config)
+        card = hub.make_card(self.network.config, name or str(folder), recall)
+        (folder / hub.CARD_FILE).write_text(card, encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        message: str = "Upload a region proposal network",
+        recall: RecallReport | None = None,
+    ) -> str:
+        """Publish the network on the Hugging Face hub, with a model card; `load(name)` then fetches it.
+
+        Args:
+            name: "owner/name".
+            private: whether others may not see it; the hub's default where not given.
+            token: by default the one of `hf auth login`.
+            message: of the commit.
+            recall: on images that it was not trained on, for the card.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            DownloadError: huggingface_hub is not installed, or the hub refuses.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, name=name, recall=recall)
+            return hub.publish(Path(folder), name, private=private, token=token, message=message)
 
 
 def load(source: str | Path = SHIPPED, *, device: torch.device | str = "auto") -> Proposer:
@@ -85,15 +193,20 @@ def load(source: str | Path = SHIPPED, *, device: torch.device | str = "auto") -
 
     Args:
         source: nothing for the small network inside the package; a training run, a checkpoint folder or its
-            `model.safetensors`.
+            `model.safetensors`; weights of torchvision, detectron2 or mmdetection, by file or published name
+            ("torchvision/maskrcnn_resnet50_fpn"); or a network on the hub ("owner/name").
         device: where to compute; "auto" is the GPU where there is one.
 
     Raises:
         CheckpointError: nothing there, a damaged file, or weights of another network.
+        DownloadError: it cannot be fetched.
         ConfigError: the device is not there.
     """
     chosen = choose_device(device)
-    return Proposer(load_network(source), chosen)
+    network, notes = open_network(source)
+    proposer = Proposer(network, chosen)
+    proposer.notes = notes
+    return proposer
 
 
 def choose_device(device: torch.device | str = "auto") -> torch.device:
@@ -172,6 +285,12 @@ def to_tensor(image: ImageLike) -> Tensor:
 
 def _from_array(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+
+
+def _pool(output: Output, selection: Selection, size: int) -> Tensor:
+    if not output.features:
+        raise ConfigError("this engine gives no features to pool; load the network without an engine")
+    return pool_features(output.features, [selection.boxes], size)
 
 
 def _keep_for_drawing(image: ImageLike, pixels: Tensor) -> Path | Image.Image | np.ndarray:

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from .errors import ObjectnessError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    import supervision
     from PIL import Image
 
 FIRST_LEVEL = 2  # P2: stride 4; level l has stride 2**l
@@ -78,6 +81,7 @@ class Proposals:
         levels: (n,) int64, the pyramid level that each proposal comes from, 2..6.
         image_size: (height, width) of the original image, px.
         image: what the proposals were made from, kept for drawing: a path, a PIL image or a (H, W, 3) uint8 array.
+        features: (n, C, size, size) float32, on the CPU: what the pyramid saw in each box, where that was asked for.
     """
 
     boxes: Tensor
@@ -85,6 +89,7 @@ class Proposals:
     levels: Tensor
     image_size: tuple[int, int]
     image: Path | Image.Image | np.ndarray | None = field(default=None, repr=False)
+    features: Tensor | None = field(default=None, repr=False)
 
     @property
     def scores(self) -> Tensor:
@@ -112,5 +117,39 @@ class Proposals:
 
         return draw_proposals(self, **style)
 
+    def to_detectron2(self) -> dict[str, Any]:
+        """Copies under the names that detectron2's `Instances` of proposals have; docs/second-stage.md makes one.
+
+        Returns:
+            `proposal_boxes` (n, 4) and `objectness_logits` (n,) tensors; `image_size` (height, width), px.
+        """
+        return {
+            "proposal_boxes": self.boxes.clone(),  # its Boxes.scale() works in place
+            "objectness_logits": self.logits.clone(),
+            "image_size": self.image_size,
+        }
+
+    def to_supervision(self) -> supervision.Detections:
+        """Copies as `supervision.Detections`, all of class 0, each one's pyramid level in `data["level"]`.
+
+        Raises:
+            ObjectnessError: supervision is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise ObjectnessError(
+                "to_supervision() needs supervision: pip install 'objectness[supervision]'"
+            ) from error
+        return Detections(
+            xyxy=self.boxes.numpy().copy(),
+            confidence=self.scores.numpy(),
+            class_id=torch.zeros_like(self.levels).numpy(),
+            data={"level": self.levels.numpy().copy()},
+        )
+
     def _take(self, part: slice) -> Proposals:
-        return replace(self, boxes=self.boxes[part], logits=self.logits[part], levels=self.levels[part])
+        features = None if self.features is None else self.features[part]
+        return replace(
+            self, boxes=self.boxes[part], logits=self.logits[part], levels=self.levels[part], features=features
+        )

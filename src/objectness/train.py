@@ -30,12 +30,13 @@ from .checkpoint import (
     find_checkpoint,
     load_backbone,
     load_state,
-    names_network,
     read_safetensors,
     read_torch_file,
     save_checkpoint,
 )
 from .config import Config, Precision, TrainOptions
+from .convert.backbones import is_hub_name as is_timm_name
+from .convert.backbones import load_body, read_hub_backbone
 from .data.loader import Examples, TrainingSet, iterate_steps, load_cache, move_examples
 from .data.records import ImageRecord
 from .errors import ConfigError, TrainingError
@@ -43,6 +44,7 @@ from .network import RegionProposalNetwork
 from .predict import Proposer, measure_network
 from .recall_report import RecallReport
 from .run_log import RunLog, check_unused
+from .sources import names_network, open_network
 
 NUM_PICTURES, DRAWN_PROPOSALS = 4, 20  # of each measurement
 STEP_SHARES = (2 / 3, 8 / 9)  # of the run, as in the peers' 60k and 80k of 90k steps
@@ -328,15 +330,16 @@ def start_network(config: Config, weights: str | None) -> RegionProposalNetwork:
 
     Args:
         config: the network.
-        weights: "imagenet" or a backbone's .pth or .safetensors file; or a network of the same configuration: the name
-            of the one that ships, a checkpoint or a run folder.
+        weights: "imagenet", a backbone's .pth or .safetensors file or timm's name for one on the hub
+            ("timm/resnet50.a1_in1k"); or a network of the same configuration: all that `sources.open_network` takes.
     """
     network = RegionProposalNetwork(config)
     if weights is None:
         return network
     if names_network(weights):
-        model = find_checkpoint(weights) / MODEL_FILE
-        load_state(network, read_safetensors(model), str(model))
+        load_state(network, open_network(weights).network.state_dict(), weights)
+    elif is_timm_name(weights):
+        load_body(network.backbone.body, read_hub_backbone(weights), weights)
     else:
         load_backbone(network.backbone, config.backbone, weights)
     return network

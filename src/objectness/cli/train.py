@@ -110,10 +110,13 @@ def train(
 
 
 def _default_config(weights: str | None) -> Config:
-    """The configuration of the network that training starts from, if it starts from one."""
+    """What the weights that training starts from decide: all, if they are a network's."""
+    if weights is None:
+        return Config()
+    from ..convert.backbones import read_settings
     from ..sources import names_network, open_network
 
-    return open_network(weights).network.config if weights and names_network(weights) else Config()
+    return open_network(weights).network.config if names_network(weights) else Config.from_dict(read_settings(weights))
 
 
 def _read_run(folder: Path) -> tuple[Config, TrainOptions, dict[str, Any]]:

@@ -1,0 +1,124 @@
+import sys
+import warnings
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from objectness.errors import ObjectnessError
+from objectness.structures import Proposals, flatten_map, flatten_maps
+
+LOGITS = torch.tensor([2.0, 0.0, 0.0, -1.0])
+
+
+def make_proposals(count: int = 4) -> Proposals:
+    return Proposals(
+        boxes=torch.arange(4 * count).reshape(count, 4).float() + torch.tensor([0.0, 0, 10, 20]),
+        logits=LOGITS[:count].clone(),
+        levels=torch.tensor([2, 6, 3, 4])[:count],
+        image_size=(80, 120),
+        features=torch.arange(count).float()[:, None, None, None].expand(-1, 2, 1, 1),
+    )
+
+
+# Maps
+
+
+def test_maps_are_flattened_in_the_order_of_anchors() -> None:
+    """Channel v of shape a in cell (i, j) of a level, here 1000 level + 100 i + 10 j + (values a + v)."""
+    levels = [
+        1000 * level
+        + (torch.arange(height)[:, None] * 100 + torch.arange(2) * 10)[None, None]
+        + torch.arange(6)[None, :, None, None]
+        for level, height in ((2, 2), (3, 1))
+    ]
+    assert flatten_map(levels[0], 3)[0].tolist() == [
+        [2000, 2001, 2002], [2003, 2004, 2005],
+        [2010, 2011, 2012], [2013, 2014, 2015],
+        [2100, 2101, 2102], [2103, 2104, 2105],
+        [2110, 2111, 2112], [2113, 2114, 2115],
+    ]  # fmt: skip
+    both = flatten_maps(levels, 3)
+    assert both.shape == (1, 12, 3)
+    assert both[0, 8].tolist() == [3000, 3001, 3002]
+
+
+# Proposals
+
+
+@pytest.mark.parametrize(("count", "left"), [(0, 0), (1, 1), (4, 4), (9, 4), (-1, 0)])
+def test_top(count: int, left: int) -> None:
+    proposals = make_proposals()
+    top = proposals.top(count)
+    assert len(top) == left
+    for name in ("boxes", "logits", "levels", "features"):
+        assert torch.equal(getattr(top, name), getattr(proposals, name)[:left])
+    assert top.image_size == (80, 120)
+
+
+@pytest.mark.parametrize(("score", "left"), [(0.0, 4), (0.5, 3), (0.51, 1), (0.9, 0)])
+def test_above(score: float, left: int) -> None:
+    """Scores are 0.881, 0.5, 0.5 and 0.269; the threshold itself counts as above."""
+    above = make_proposals().above(score)
+    assert len(above) == left
+    assert above.features is not None
+    assert len(above.features) == left
+
+
+def test_scores_are_sigmoids() -> None:
+    np.testing.assert_allclose(make_proposals().scores, 1 / (1 + np.exp(-LOGITS.numpy())), rtol=1e-6)
+
+
+# For others
+
+
+def test_to_detectron2() -> None:
+    proposals = make_proposals()
+    plain = proposals.to_detectron2()
+    assert list(plain) == ["proposal_boxes", "objectness_logits", "image_size"]
+    assert torch.equal(plain["proposal_boxes"], proposals.boxes)
+    assert torch.equal(plain["objectness_logits"], proposals.logits)
+    assert plain["image_size"] == (80, 120)
+    plain["proposal_boxes"] *= 2  # as detectron2's Boxes.scale() does, in place
+    plain["objectness_logits"] *= 2
+    assert torch.equal(proposals.boxes, make_proposals().boxes)
+    assert torch.equal(proposals.logits, LOGITS)
+
+
+@pytest.fixture(scope="module")
+def supervision() -> ModuleType:
+    with warnings.catch_warnings(action="ignore"):  # it complains where OpenCV is missing
+        module: ModuleType = pytest.importorskip("supervision")
+    return module
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_to_supervision(count: int, supervision: ModuleType) -> None:
+    proposals = make_proposals(count)
+    detections = proposals.to_supervision()
+    assert isinstance(detections, supervision.Detections)
+    assert len(detections) == count
+    np.testing.assert_array_equal(detections.xyxy, proposals.boxes)
+    np.testing.assert_array_equal(detections.confidence, proposals.scores)
+    np.testing.assert_array_equal(detections.class_id, np.zeros(count))
+    np.testing.assert_array_equal(detections.data["level"], proposals.levels)
+    sure = detections[detections.confidence > 0.6]
+    assert sure.data["level"].tolist() == [2][:count]  # the levels go with the boxes
+    detections.xyxy[:] = -1
+    detections.data["level"][:] = -1
+    assert torch.equal(proposals.boxes, make_proposals(count).boxes)
+    assert (proposals.levels > 0).all()
+
+
+def test_supervision_draws_them(supervision: ModuleType) -> None:
+    scene = np.zeros((80, 120, 3), np.uint8)
+    drawn = supervision.BoxAnnotator(thickness=1).annotate(scene.copy(), make_proposals().to_supervision())
+    assert drawn[1, 5].any()  # on the upper edge of the first box, (0, 1, 12, 23)
+    assert not drawn[60, 100].any()
+
+
+def test_supervision_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ObjectnessError, match=r"needs supervision: pip install 'objectness\[supervision\]'$"):
+        make_proposals().to_supervision()
