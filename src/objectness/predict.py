@@ -17,6 +17,7 @@ from .batch import fit_size, make_batch, resize_image
 from .checkpoint import CONFIG_FILE, MODEL_FILE, SHIPPED, save_checkpoint
 from .data.loader import decode_record
 from .data.records import ImageRecord
+from .engines.interface import EngineName, Precision, make_engine
 from .errors import ConfigError, ImageError
 from .evaluate import measure_recall
 from .image import read_image, read_reduced, to_rgb
@@ -188,7 +189,15 @@ class Proposer:
             return hub.publish(Path(folder), name, private=private, token=token, message=message)
 
 
-def load(source: str | Path = SHIPPED, *, device: torch.device | str = "auto") -> Proposer:
+def load(
+    source: str | Path = SHIPPED,
+    *,
+    device: torch.device | str = "auto",
+    engine: EngineName = "torch",
+    precision: Precision = "float32",
+    calibration: Sequence[Path] = (),
+    say: Callable[[str], None] = lambda sentence: None,
+) -> Proposer:
     """A proposer, ready to use.
 
     Args:
@@ -196,15 +205,26 @@ def load(source: str | Path = SHIPPED, *, device: torch.device | str = "auto") -
             `model.safetensors`; weights of torchvision, detectron2 or mmdetection, by file or published name
             ("torchvision/maskrcnn_resnet50_fpn"); or a network on the hub ("owner/name").
         device: where to compute; "auto" is the GPU where there is one.
+        engine: the runtime: "torch", one of `objectness.engines` that is installed, or "auto", the fastest of these; a
+            network is converted at first, which takes up to a minute, and kept in the user's cache.
+        precision: "int8" is for engine "openvino", faster and less exact.
+        calibration: photos like those to come, for int8.
+        say: called with a sentence where something takes long.
 
     Raises:
         CheckpointError: nothing there, a damaged file, or weights of another network.
         DownloadError: it cannot be fetched.
-        ConfigError: the device is not there.
+        ConfigError: the device is not there, or an engine that cannot take the network or the precision.
+        ObjectnessError: the engine is not installed.
     """
-    chosen = choose_device(device)
+    chosen = choose_device(device if engine in ("torch", "auto") or device != "auto" else "cpu")
     network, notes = open_network(source)
-    proposer = Proposer(network, chosen)
+    network.to(chosen)
+    if (engine, precision) == ("torch", "float32"):
+        proposer = Proposer(network, chosen)
+    else:
+        made = make_engine(network, engine, precision=precision, calibration=calibration, say=say)
+        proposer = Proposer(network, chosen, made)
     proposer.notes = notes
     return proposer
 
@@ -247,7 +267,13 @@ def measure_network(
     Raises:
         ImageError, AnnotationError: an image cannot be read, or has another size than its annotations say.
     """
-    proposer = Proposer(network, next(network.parameters()).device)
+    return measure_proposer(Proposer(network, next(network.parameters()).device), records, on_image)
+
+
+def measure_proposer(
+    proposer: Proposer, records: Sequence[ImageRecord], on_image: Callable[[int], None] = lambda num_done: None
+) -> RecallReport:
+    """`measure_network`, on the engine that a proposer has."""
     found = []
     for num_done, record in enumerate(records, start=1):
         proposals = proposer.propose(decode_record(record))

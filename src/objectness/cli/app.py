@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from cyclopts import App, Parameter
 
 from .. import __version__
+
+# As in engines.interface, which would import torch.
+EngineName = Literal["torch", "auto", "ncnn", "onnxruntime", "openvino"]
+Precision = Literal["float32", "int8"]
 
 
 def show_default(value: object) -> str | None:

@@ -11,8 +11,8 @@ from .. import __version__
 from .app import app
 
 NEEDED = ("torch", "numpy", "pillow", "safetensors")
-OPTIONAL = ("torchvision", "ncnn", "pnnx", "onnxruntime", "onnx", "onnxscript", "openvino", "nncf")
-OPTIONAL += ("huggingface_hub", "pyarrow", "matplotlib", "tensorboard", "supervision")
+RUNTIMES = ("ncnn", "pnnx", "onnxruntime", "onnx", "onnxscript", "openvino", "nncf")
+OPTIONAL = ("torchvision", "huggingface_hub", "pyarrow", "matplotlib", "tensorboard", "supervision", *RUNTIMES)
 
 
 @app.command(sort_key=9)

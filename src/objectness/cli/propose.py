@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .app import app
+from .app import EngineName, Precision, app
 from .terminal import Meter, advise, make_folder, say
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ def propose(
     min_score: float = 0.0,
     weights: str = "lite0",
     device: str = "auto",
+    engine: EngineName = "torch",
+    precision: Precision = "float32",
+    calibrate: str | None = None,
     reduce_jpeg: bool = False,
     overwrite: bool = False,
 ) -> int:
@@ -43,8 +46,13 @@ def propose(
         draw: A folder for pictures with the boxes drawn.
         top: At most so many proposals an image; all by default (2,000 in a network's usual configuration).
         min_score: Leave out proposals with less, 0 to 1.
-        weights: The network that ships (lite0), a run folder, a checkpoint folder or its model.safetensors.
+        weights: The network that ships (lite0), a run folder, a checkpoint folder or its model.safetensors; weights of
+            torchvision, detectron2 or mmdetection, by file or published name; or a network on the hub (owner/name).
         device: cpu, cuda, cuda:1, ... or auto.
+        engine: What computes: torch, ncnn, onnxruntime, openvino, or auto, the fastest that is installed. A network is
+            converted at first, and kept in the user's cache.
+        precision: int8 is for openvino alone: faster, less exact, and calibrated on photos like yours.
+        calibrate: A folder or glob of a hundred photos or more, for int8.
         reduce_jpeg: Decode a JPEG of more than twice the size that the network sees to a half, quarter or eighth:
             faster for photos of many megapixels, with nearly the same proposals.
         overwrite: Begin again, whatever is in --out.
@@ -61,11 +69,21 @@ def propose(
     files = _find_images(sources, draw)
     if draw is not None:
         make_folder(draw)
-    proposer = load(weights, device=device)
+    proposer = load(
+        weights,
+        device=device,
+        engine=engine,
+        precision=precision,
+        calibration=_find_images([calibrate], None) if calibrate else (),
+        say=say,
+    )
+    for note in proposer.notes:
+        say(f"note: {note}")
     settings: dict[str, object] = {}
     if out is not None:  # what a run that goes on must have in common with itself
         settings["weights_sha256"] = _hash_weights(proposer.network)
         settings |= {"reduce_jpeg": True} if reduce_jpeg else {}
+        settings |= {"precision": precision, "calibrate": calibrate} if precision != "float32" else {}
     lines_are_seen = out is None and sys.stdout.isatty()  # they are progress enough, and a bar would mix with them
     advice = "the same command goes on from here" if out else None
     with advise(advice), Meter("propose", len(files), hidden=lines_are_seen) as meter:

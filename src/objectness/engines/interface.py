@@ -1,0 +1,181 @@
+"""What an engine is, and which there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+from torch import Tensor
+
+from .. import __version__
+from ..errors import ConfigError, ObjectnessError
+from ..network import RegionProposalNetwork
+from ..structures import Output
+from .agreement import check_engine
+from .cache import Cache, find_cache_folder, ignore, make_key
+from .torch_engine import TorchEngine
+
+EngineName = Literal["auto", "torch", "ncnn", "openvino", "onnxruntime"]
+Precision = Literal["float32", "int8"]
+
+# What each engine needs beside torch, its converter included, and the extra of this package that brings it.
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "torch": (),
+    "ncnn": ("ncnn", "pnnx"),
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "openvino": ("openvino",),
+}
+EXTRAS = {"ncnn": "ncnn", "onnxruntime": "export", "openvino": "openvino"}
+FASTEST_FIRST = ("ncnn", "openvino", "onnxruntime", "torch")  # measured; see docs/engines.md
+
+
+class Engine(Protocol):
+    """A network on some runtime, ready for images of any size."""
+
+    name: str
+
+    def __call__(self, images: Tensor) -> Output:
+        """Predict.
+
+        Args:
+            images: (N, 3, H, W) float32, normalised, and padded to a multiple of 32 px (`batch.make_batch`).
+
+        Returns:
+            Logits (N, A, H_l, W_l), object minus no object, and deltas (N, 4 A, H_l, W_l) of every level, as
+            `select_proposals` takes them. Features of the pyramid from torch alone; () from the others.
+        """
+        ...
+
+
+def make_engine(
+    network: RegionProposalNetwork,
+    name: EngineName = "auto",
+    *,
+    precision: Precision = "float32",
+    calibration: Sequence[Path] = (),
+    cache_folder: Path | None = None,
+    say: Callable[[str], None] = ignore,
+) -> Engine:
+    """A network on a runtime, converted at first and from the cache afterwards.
+
+    Args:
+        network: it stays as it is. On a GPU it can run on torch alone.
+        name: the runtime; "auto" is the fastest that is installed and takes this network.
+        precision: "int8" is OpenVINO's alone, faster and less exact; it is never chosen by itself.
+        calibration: photos like those to come, from which int8 takes its scales; a hundred or more.
+        cache_folder: where conversions are kept; the user's cache by default (`cache.find_cache_folder`).
+        say: called with a sentence where something takes long or goes another way than asked.
+
+    Raises:
+        ConfigError: an unknown name, or a network or precision that the runtime cannot take.
+        ObjectnessError: the runtime is not installed, or what it computes is not what torch computes.
+    """
+    _check_names(name, precision)
+    cache = Cache(find_cache_folder() if cache_folder is None else cache_folder, say)
+    if precision == "int8":
+        if name != "openvino":
+            raise ConfigError(f"precision int8 is OpenVINO's alone, not of engine {name}; take engine openvino with it")
+        require("openvino")
+        require_packages("precision int8", ("nncf",), "openvino")
+        return _make_int8(network, calibration, cache)
+    if calibration:
+        raise ConfigError("photos to calibrate on are for precision int8; leave them out, or choose it")
+    on_cpu = next(network.parameters()).device.type == "cpu"
+    if name == "auto":
+        return _make_fastest(network, cache) if on_cpu else TorchEngine(network)
+    require(name)
+    if name != "torch" and not on_cpu:
+        raise ConfigError(f"engine {name} computes on the CPU; take device cpu with it, or engine torch")
+    return _make(network, name, cache)
+
+
+def find_installed() -> tuple[str, ...]:
+    """The engines whose packages are installed, fastest first."""
+    return tuple(name for name in FASTEST_FIRST if not _find_missing(PACKAGES[name]))
+
+
+def require(name: str) -> None:
+    """Nothing, if an engine's packages are installed.
+
+    Raises:
+        ObjectnessError: they are not; the message names the extra that brings them.
+    """
+    require_packages(f"engine {name}", PACKAGES[name], EXTRAS.get(name, ""))
+
+
+def require_packages(what: str, packages: Sequence[str], extra: str) -> None:
+    """Nothing, if all packages are installed.
+
+    Raises:
+        ObjectnessError: `what` needs one that is not; the message names the extra that brings it.
+    """
+    if missing := _find_missing(packages):
+        raise ObjectnessError(f"{what} needs {' and '.join(missing)}: pip install 'objectness[{extra}]'")
+
+
+def _find_missing(packages: Sequence[str]) -> list[str]:
+    return [package for package in packages if find_spec(package) is None]
+
+
+def _check_names(name: str, precision: str) -> None:
+    for what, value, choices in (("engine", name, EngineName), ("precision", precision, Precision)):
+        if value not in get_args(choices):
+            raise ConfigError(f"{what} {value!r} is none of {', '.join(get_args(choices))}")
+
+
+def _make_fastest(network: RegionProposalNetwork, cache: Cache) -> Engine:
+    """The first that works; the last is torch, which does."""
+    for name in find_installed():
+        try:
+            return _make(network, name, cache)
+        except (ObjectnessError, ImportError, OSError, RuntimeError) as error:
+            cache.say(f"engine {name} is left out: {error}")
+    return TorchEngine(network)
+
+
+def _make(network: RegionProposalNetwork, name: str, cache: Cache) -> Engine:
+    if name == "torch":
+        return TorchEngine(network)
+    make, write = load_runtime(name)
+
+    def build(folder: Path) -> None:
+        cache.say(f"converting the network for {name}, once; kept in {cache.root}")
+        write(network, folder)
+        check_engine(make(folder), network)
+
+    return make(cache.fetch(make_key(name, network, find_versions(PACKAGES[name])), build))
+
+
+def load_runtime(name: str) -> tuple[Callable[[Path], Engine], Callable[[RegionProposalNetwork, Path], None]]:
+    """What makes an engine of a folder, and what writes the folder; of any engine but torch."""
+    if name == "ncnn":
+        from ..export.to_ncnn import write_ncnn
+        from .ncnn_engine import NcnnEngine
+
+        return NcnnEngine, write_ncnn
+    if name == "openvino":
+        from ..export.to_openvino import write_openvino
+        from .openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine, write_openvino
+    from ..export.to_onnx import write_onnx
+    from .onnxruntime_engine import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine, write_onnx
+
+
+def find_versions(packages: Sequence[str]) -> dict[str, str]:
+    """What a conversion depends on beside the network."""
+    return {"objectness": __version__, **{package: version(package) for package in ("torch", *packages)}}
+
+
+def _make_int8(network: RegionProposalNetwork, photos: Sequence[Path], cache: Cache) -> Engine:
+    from .int8 import digest_photos, write_int8
+    from .openvino_engine import OpenVinoEngine
+
+    baked = {**find_versions(("openvino", "nncf")), "photos": digest_photos(photos)}
+    key = make_key("openvino-int8", network, baked)
+    return OpenVinoEngine(cache.fetch(key, lambda folder: write_int8(network, photos, folder, cache.say)))

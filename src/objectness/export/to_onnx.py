@@ -1,0 +1,92 @@
+"""ONNX: one file, any number of images of any size; `onnx_selection` puts the selection behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..network import RegionProposalNetwork
+from .maps import COARSEST_STRIDE, INPUT_NAME, MAP_NAMES, Maps, make_example, quiet_conversion
+
+MODEL_FILE = "network.onnx"
+OPSET = 18
+MOST_CELLS = 4096  # of C5 along a side, for the exporter's reasoning alone
+
+
+def write_onnx(network: RegionProposalNetwork, folder: Path) -> None:
+    """Write `network.onnx`, its weights inside.
+
+    The input is `images`, (N, 3, H, W). The outputs are the maps `logits2` to `logits6`, (N, A, H_l, W_l), and
+    `deltas2` to `deltas6`, (N, 4 A, H_l, W_l).
+
+    Args:
+        network: what to convert.
+        folder: where; it must be there.
+
+    Raises:
+        ConfigError: a network that cannot be converted.
+    """
+    save_onnx(convert_to_onnx(network), folder)
+
+
+def save_onnx(model: Any, folder: Path) -> None:
+    """Check an `onnx.ModelProto` and write it."""
+    import onnx
+
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save_model(model, str(folder / MODEL_FILE))
+
+
+def set_metadata(model: Any, description: Mapping[str, Any]) -> None:
+    """Put a description into a model, each entry as JSON under its name."""
+    del model.metadata_props[:]
+    for name, value in description.items():
+        model.metadata_props.add(key=name, value=value if isinstance(value, str) else json.dumps(value))
+
+
+def convert_to_onnx(network: RegionProposalNetwork) -> Any:
+    """The network as an `onnx.ModelProto`.
+
+    Raises:
+        ConfigError: a network that cannot be converted.
+    """
+    cells = {side: torch.export.Dim(name, min=1, max=MOST_CELLS) for side, name in ((2, "height"), (3, "width"))}
+    sizes = {0: torch.export.Dim.AUTO, **{side: COARSEST_STRIDE * dim for side, dim in cells.items()}}
+    with quiet_conversion(), torch.no_grad():
+        program = torch.onnx.export(
+            Maps(network).eval(),
+            (make_example(2),),  # of one image, the exporter would take the number for fixed
+            dynamo=True,
+            dynamic_shapes={"images": sizes},
+            input_names=[INPUT_NAME],
+            output_names=list(MAP_NAMES),
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _forget_origins(model)
+    _name_sizes(model.graph)
+    return model
+
+
+def _forget_origins(model: Any) -> None:
+    """Remove what the exporter notes at every node: stack traces, with the names of folders on this machine."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+def _name_sizes(graph: Any) -> None:
+    """Call the sizes that may change by the letters of `structures`."""
+    for value in (*graph.input, *graph.output):
+        dims = value.type.tensor_type.shape.dim
+        level = value.name[-1] if value.name in MAP_NAMES else ""
+        for axis, letter in ((0, "N"), (2, f"H{level}"), (3, f"W{level}")):
+            dims[axis].dim_param = letter
+    del graph.value_info[:]  # sizes of inner maps, in the exporter's letters
