@@ -1,123 +1,170 @@
 """Time and memory from one photo to its proposals on the CPU, ours beside torchvision's.
 
-    python bench/inference_cpu.py [--backbone resnet101] [--runs 5] [--quick]
+    python bench/inference_cpu.py [--backbones resnet50 resnet101] [--engines torch ncnn] [--runs 5] [--quick]
 
-Both get the same photo of 427 x 640 px, resized, normalised and padded to 800 x 1216 beforehand, have the same weights,
-and choose 1,000 proposals out of 1,000 a level; ours has its anchors set to torchvision's, so that the proposals can be
-compared. Runs take turns, and medians are compared. The weights are random, but the head's last layers are scaled until
-scores and boxes spread as a trained network's do, since selection would have little to do otherwise.
+Both get the pixels of the same photo, 427 x 640, and give boxes in its own frame: resizing, normalising and padding to
+800 x 1216, the network, and the choice of 1,000 proposals out of 1,000 a level. Both have the same weights, and ours
+has its input and anchors set to torchvision's, so that the proposals can be compared. Runs of torchvision and of every
+engine take turns, and medians are compared. The weights are random, but the head's last layers are scaled until scores
+and boxes spread as a trained network's do, since selection would have little to do otherwise. "openvino-int8" is
+calibrated on examples/photos, which does for its speed and not for its proposals.
 
-Peak memory is that of two more processes, one for each, that build the network and propose twice; beside it stands what
-is above the same process with its imports alone (Linux only). Prints a Markdown table.
+Peak memory is that of two more processes, one for each, that build the network and propose twice (Linux only). Prints
+a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from turns import take_turns
 
-from objectness.batch import fit_size, make_batch, resize_image
+from objectness.batch import make_batch
 from objectness.boxes import compute_iou
 from objectness.config import AnchorOptions, Config, InputOptions, SelectionOptions
+from objectness.engines.interface import EngineName, make_engine
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer, to_tensor
-from objectness.structures import Batch, flatten_maps
+from objectness.structures import flatten_maps
 
 if TYPE_CHECKING:
     from peer import Peer
 
-Propose = Callable[[Batch], Tensor]  # boxes (n, 4), best first
-PHOTO = Path(__file__).resolve().parents[1] / "examples" / "photos" / "rocket.jpg"
+Propose = Callable[[], Tensor]  # boxes (n, 4), best first
+PHOTOS = sorted((Path(__file__).resolve().parents[1] / "examples" / "photos").glob("*.jpg"))
+PHOTO = next(path for path in PHOTOS if path.stem == "rocket")
 OURS, THEIRS = "objectness", "torchvision"
+BACKBONES = ("resnet50", "resnet101")
 SAME_IOU = 0.99  # boxes that overlap so much count as the same
+SMALL = InputOptions(256, 384)  # to see that it works
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    backbone: str
+    system: str
+    seconds: float
+    ratio: float  # torchvision's time over this
+    shared: float  # of its boxes, those that are among torchvision's
 
 
 class Memory(NamedTuple):
-    """MiB."""
+    """MiB of a process that proposes."""
 
-    imports: float
+    backbone: str
+    system: str
+    imports: float  # before the network is made
     peak: float
 
 
 def main() -> None:
     args = parse_arguments()
-    config, batch = make_config(args), make_input(args)
     if args.memory_of:
-        print(json.dumps(measure_memory(args.memory_of, config, batch)))
+        print(json.dumps(measure_memory_here(args.memory_of, make_config(args.backbones[0], args.quick))))
         return
-    memory = {name: measure_in_child(name) for name in (OURS, THEIRS)}
-    height, width = batch.images.shape[-2:]
-    print(f"{args.backbone}, 1 x 3 x {height} x {width}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    torch.manual_seed(0)
-    proposers = build_both(config, batch)
-    shared = compare(*(propose(batch) for propose in proposers.values()))
-    seconds = measure_seconds(proposers, batch, args.runs)
-    print(f"\n| system | s, median of {args.runs} | peak memory, MiB | above imports, MiB |\n|---|--:|--:|--:|")
-    for name, (imports, peak) in memory.items():
-        print(f"| {name} | {seconds[name]:.3f} | {peak:.0f} | {peak - imports:.0f} |")
-    ratio = seconds[THEIRS] / seconds[OURS]
-    print(f"\n{OURS} is {ratio:.2f} times as fast; {shared:.1%} of its proposals are {THEIRS}'s too.")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print(f"| backbone | system | s, median of {args.runs} | times as fast | same proposals |\n|---|---|--:|--:|--:|")
+    for row in measure(args.backbones, args.engines, args.runs, args.quick):
+        print(f"| {row.backbone} | {row.system} | {row.seconds:.3f} | {row.ratio:.2f} | {row.shared:.1%} |")
+    print("\n| backbone | system | peak memory, MiB | above imports, MiB |\n|---|---|--:|--:|")
+    for each in measure_memory(args.backbones, args.quick):
+        print(f"| {each.backbone} | {each.system} | {each.peak:.0f} | {each.peak - each.imports:.0f} |")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="resnet101")
+    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))
+    parser.add_argument("--engines", nargs="+", default=["torch"])
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="256 x 384 px: to see that it works")
     parser.add_argument("--memory-of", choices=(OURS, THEIRS), help=argparse.SUPPRESS)  # in a child process
     return parser.parse_args()
 
 
-def make_config(args: argparse.Namespace) -> Config:
+def measure(
+    backbones: Sequence[str] = BACKBONES, engines: Sequence[str] = ("torch",), num_runs: int = 5, quick: bool = False
+) -> list[Row]:
+    """torchvision and every engine, for each backbone."""
+    return [row for backbone in backbones for row in _measure_backbone(backbone, engines, num_runs, quick)]
+
+
+def measure_memory(backbones: Sequence[str] = BACKBONES, quick: bool = False) -> list[Memory]:
+    """Both systems for each backbone, each in a process of its own."""
+    return [_measure_in_child(backbone, system, quick) for backbone in backbones for system in (OURS, THEIRS)]
+
+
+def _measure_backbone(backbone: str, engines: Sequence[str], num_runs: int, quick: bool) -> list[Row]:
+    from peer import build_peer, copy_weights  # here, since the child that measures ours must not load torchvision
+
+    torch.manual_seed(0)
+    config, pixels = make_config(backbone, quick), to_tensor(PHOTO)
+    network = RegionProposalNetwork(config).eval()
+    spread_outputs(network, pixels)
+    peer = build_peer(config)
+    copy_weights(network, peer)
+    systems = {f"{OURS}, {engine}": wrap_ours(network, engine, pixels) for engine in engines}
+    systems[THEIRS] = wrap_theirs(peer, config, pixels)
+    boxes = {name: propose() for name, propose in systems.items()}
+    seconds = take_turns(systems, num_runs)
+    return [
+        Row(backbone, name, seconds[name], seconds[THEIRS] / seconds[name], compare(boxes[name], boxes[THEIRS]))
+        for name in systems
+    ]
+
+
+def make_config(backbone: str, quick: bool) -> Config:
+    """Input, anchors and counts as torchvision has them."""
+    options = SMALL if quick else InputOptions()
     return Config(
-        args.backbone,
+        backbone,
+        input=InputOptions(options.short_side, options.long_side, resize="bilinear", size_rounding="down"),
         anchors=AnchorOptions(rounded=True, strides_from_shape=True),
         selection=SelectionOptions(per_level=1000, keep=1000),
     )
 
 
-def make_input(args: argparse.Namespace) -> Batch:
-    options = InputOptions(256, 384) if args.quick else InputOptions()
-    image = to_tensor(PHOTO)
-    size = fit_size((image.shape[1], image.shape[2]), options)
-    return make_batch([resize_image(image, size)], options)
+def wrap_ours(network: RegionProposalNetwork, engine: str, pixels: Tensor) -> Propose:
+    name, is_int8 = cast("EngineName", engine.removesuffix("-int8")), engine.endswith("-int8")
+    options: dict[str, Any] = {"precision": "int8", "calibration": PHOTOS} if is_int8 else {}
+    proposer = Proposer(network, engine=make_engine(network, name, **options))
+    return lambda: proposer.propose(pixels).boxes
 
 
-def build_both(config: Config, batch: Batch) -> dict[str, Propose]:
-    """Ours, and torchvision's with the same weights."""
-    from peer import build_peer, copy_weights  # here, since the child that measures ours must not load torchvision
+def wrap_theirs(peer: Peer, config: Config, pixels: Tensor) -> Propose:
+    """torchvision's transform, backbone and RPN, and its way back to the photo's own frame."""
+    from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-    network = RegionProposalNetwork(config)
-    spread_outputs(network, batch)
-    peer = build_peer(config)
-    copy_weights(network, peer)
-    return {OURS: wrap_ours(network), THEIRS: wrap_theirs(peer)}
-
-
-def wrap_ours(network: RegionProposalNetwork) -> Propose:
-    network = Proposer(network).network  # as people's images meet it
-    return torch.inference_mode()(lambda batch: network.propose(batch)[0].boxes)
-
-
-def wrap_theirs(peer: Peer) -> Propose:
+    options = config.input
+    transform = GeneralizedRCNNTransform(
+        options.short_side, options.long_side, list(options.mean), list(options.std)
+    ).eval()
     peer.eval()
-    return torch.inference_mode()(lambda batch: peer(batch)[0][0])
+    size = (pixels.shape[1], pixels.shape[2])
+
+    @torch.inference_mode()
+    def propose() -> Tensor:
+        images, _ = transform([pixels / 255])
+        boxes, _ = peer.rpn(images, peer.backbone(images.tensors))
+        results = transform.postprocess([{"boxes": boxes[0]}], images.image_sizes, [size])
+        found: Tensor = results[0]["boxes"]
+        return found
+
+    return propose
 
 
 @torch.inference_mode()
-def spread_outputs(network: RegionProposalNetwork, batch: Batch) -> None:
+def spread_outputs(network: RegionProposalNetwork, pixels: Tensor) -> None:
     """Scale the last layers to logits of standard deviation 1 and deltas of 0.2."""
-    output = network(batch.images)
+    output = network(make_batch([pixels], network.config.input).images)
     network.head.cls.weight /= flatten_maps(output.logits, 2).std()
     network.head.reg.weight *= 0.2 / flatten_maps(output.deltas, 4).std()
 
@@ -127,35 +174,27 @@ def compare(ours: Tensor, theirs: Tensor) -> float:
     return float((compute_iou(ours, theirs).amax(dim=1) > SAME_IOU).float().mean())
 
 
-def measure_seconds(proposers: dict[str, Propose], batch: Batch, num_runs: int) -> dict[str, float]:
-    """The median of each, the runs taking turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in proposers}
-    for _ in range(num_runs):
-        for name, propose in proposers.items():
-            start = time.perf_counter()
-            propose(batch)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each) for name, each in seconds.items()}
+def _measure_in_child(backbone: str, system: str, quick: bool) -> Memory:
+    words = [sys.executable, __file__, "--backbones", backbone, "--memory-of", system, *(["--quick"] if quick else [])]
+    found = json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout)
+    return Memory(backbone, system, *found)
 
 
-def measure_in_child(name: str) -> Memory:
-    command = [sys.executable, *sys.argv, "--memory-of", name]
-    return Memory(*json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
-
-
-def measure_memory(name: str, config: Config, batch: Batch) -> Memory:
-    """Of this process, which nothing else has made larger."""
-    if name == THEIRS:
+def measure_memory_here(system: str, config: Config) -> tuple[float, float]:
+    """Of this process, which nothing else has made larger: before the network is made, and at its peak."""
+    pixels = to_tensor(PHOTO)
+    if system == THEIRS:
         from peer import build_peer
 
         imports = read_peak_mib()
-        propose = wrap_theirs(build_peer(config))
+        propose = wrap_theirs(build_peer(config), config, pixels)
     else:
         imports = read_peak_mib()
-        propose = wrap_ours(RegionProposalNetwork(config))
-    propose(batch)
-    propose(batch)
-    return Memory(imports, read_peak_mib())
+        proposer = Proposer(RegionProposalNetwork(config))
+        propose = lambda: proposer.propose(pixels).boxes  # noqa: E731
+    propose()
+    propose()
+    return imports, read_peak_mib()
 
 
 def read_peak_mib() -> float:

@@ -61,7 +61,7 @@ def test_article() -> None:
         (InputOptions, {"std": (0.1, NAN, 0.1)}, r"input std .* must be positive"),
         (InputOptions, {"order": "GRB"}, r"input order = 'GRB' is none of 'RGB', 'BGR'"),
         (InputOptions, {"resize": "x"}, r"input resize = 'x' is none of 'antialias', 'pillow', 'bilinear'"),
-        (InputOptions, {"size_rounding": "up"}, r"input size_rounding = 'up' is none of 'nearest', 'nearest_twice', 'down'"),
+        (InputOptions, {"size_rounding": "up"}, r"size_rounding = 'up' is none of 'nearest', 'nearest_twice', 'down'"),
         (InputOptions, {"pad_multiple": 0}, r"pad_multiple = 0 must be at least 1"),
         (AnchorOptions, {"sizes": (32.0, 64.0)}, r"anchor sizes \(32\.0, 64\.0\): need one for each of P2\.\.P6"),
         (AnchorOptions, {"strides": (4,) * 6}, r"anchor strides .*: need one for each of P2\.\.P6"),

@@ -1,9 +1,11 @@
 """The scripts of examples/ do what they say, as a user runs them."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -31,3 +33,25 @@ def test_train_on_your_boxes(tmp_path: Path) -> None:
     assert [match and match[1] for match in recalls] == ["10", "100", "300", "1000"]
     assert lines[0].startswith("step 8/8: objectness loss ")
     assert run("train_on_your_boxes.py", "--epochs", "8", "--out", tmp_path) == lines[1:]  # goes on: nothing is left
+
+
+@pytest.mark.slow
+def test_mask_rcnn(tmp_path: Path, torchvision: ModuleType) -> None:
+    lines = run("mask_rcnn.py", "--steps", "3", "--out", tmp_path)
+    steps = [re.match(r"step (\d)/3: loss (\d+\.\d+) \(classifier .*, rpn_box_reg ", line) for line in lines[:2]]
+    losses = {int(match[1]): float(match[2]) for match in steps if match}
+    assert losses[3] < 0.8 * losses[1]
+    assert [line.split(":")[0] for line in lines[2:]] == [str(path) for path in sorted(tmp_path.glob("*.png"))]
+    assert len(lines) == 6
+
+
+def test_the_outlines_are_those_of_the_boxes() -> None:
+    """The same objects as in boxes.json, each outline within a few pixels of its box."""
+    boxes, masks = (json.loads((ROOT / "examples" / name).read_text()) for name in ("boxes.json", "masks.json"))
+    assert masks["images"] == boxes["images"]
+    assert masks["categories"] == boxes["categories"]
+    for box, mask in zip(boxes["annotations"], masks["annotations"], strict=True):
+        assert (mask["image_id"], mask["category_id"]) == (box["image_id"], box["category_id"])
+        assert mask["bbox"] == pytest.approx(box["bbox"], abs=5)
+        xs, ys = mask["segmentation"][0][0::2], mask["segmentation"][0][1::2]
+        assert mask["bbox"] == [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]

@@ -72,7 +72,7 @@ def test_a_network_comes_back(source: str, repository: Path, proposer: Proposer)
 
 
 def test_what_is_not_on_the_hub(repository: Path) -> None:
-    message = r"nobody/boxes: is no path here, and model.safetensors cannot be fetched from the hub \(cannot find nobody"
+    message = r"nobody/boxes: is no path here, and model.safetensors cannot be fetched from the hub \(cannot find"
     with pytest.raises(DownloadError, match=message) as caught:
         load("nobody/boxes")
     assert "\n" not in str(caught.value)

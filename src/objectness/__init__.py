@@ -30,10 +30,13 @@ if TYPE_CHECKING:
     from .config import LabelOptions as LabelOptions
     from .config import SelectionOptions as SelectionOptions
     from .config import TrainOptions as TrainOptions
+    from .convert.proposals import convert_proposals as convert_proposals
+    from .convert.weights import convert_weights as convert_weights
     from .data.dataset import read_dataset as read_dataset
     from .data.records import Dataset as Dataset
     from .data.records import ImageRecord as ImageRecord
     from .draw import draw_boxes as draw_boxes
+    from .engines.interface import make_engine as make_engine
     from .errors import AnnotationError as AnnotationError
     from .errors import CheckpointError as CheckpointError
     from .errors import ConfigError as ConfigError
@@ -45,9 +48,11 @@ if TYPE_CHECKING:
     from .image import find_images as find_images
     from .image import read_image as read_image
     from .network import RegionProposalNetwork as RegionProposalNetwork
+    from .pooling import pool_features as pool_features
     from .predict import Proposer as Proposer
     from .predict import load as load
     from .predict import measure_network as measure_network
+    from .predict import measure_proposer as measure_proposer
     from .proposals import select_proposals as select_proposals
     from .recall_report import RecallReport as RecallReport
     from .structures import Batch as Batch
@@ -55,6 +60,8 @@ if TYPE_CHECKING:
     from .structures import Proposals as Proposals
     from .structures import Selection as Selection
     from .structures import Targets as Targets
+    from .suppression import iou as iou
+    from .suppression import nms as nms
     from .train import train as train
 
 __version__ = "0.1.0"
@@ -71,9 +78,12 @@ _HOMES = {
         "SelectionOptions",
         "TrainOptions",
     ),
+    "convert.proposals": ("convert_proposals",),
+    "convert.weights": ("convert_weights",),
     "data.dataset": ("read_dataset",),
     "data.records": ("Dataset", "ImageRecord"),
     "draw": ("draw_boxes",),
+    "engines.interface": ("make_engine",),
     "errors": (
         "AnnotationError",
         "CheckpointError",
@@ -86,10 +96,12 @@ _HOMES = {
     "evaluate": ("measure_recall",),
     "image": ("find_images", "read_image"),
     "network": ("RegionProposalNetwork",),
-    "predict": ("Proposer", "load", "measure_network"),
+    "pooling": ("pool_features",),
+    "predict": ("Proposer", "load", "measure_network", "measure_proposer"),
     "proposals": ("select_proposals",),
     "recall_report": ("RecallReport",),
     "structures": ("Batch", "Output", "Proposals", "Selection", "Targets"),
+    "suppression": ("iou", "nms"),
     "train": ("train",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -127,7 +127,7 @@ def test_many_boxes(variant: str, kind: str, rounded: bool) -> None:
     assert_equal(grid, Targets(boxes, boxes[:2] * 1.5), LabelOptions())
 
 
-@pytest.mark.parametrize("stride", [4, 7])
+@pytest.mark.parametrize("stride", [4, 7, 5003])
 def test_boxes_that_are_anchors(variant: str, stride: int) -> None:
     """At IoU 1 a window has no width at all but what rounding needs; the corners here are not exact in float32."""
     grid = make_anchors(AnchorOptions(strides=(stride,) * 5), [(20, 90)] * 5, (0, 0))
@@ -163,6 +163,20 @@ def test_labels_by_hand(variant: str) -> None:
     assert labels.tolist() == [POSITIVE, UNUSED, NEGATIVE, POSITIVE, POSITIVE, NEGATIVE]
     assert boxes.tolist() == [0, 0, 0, 1, 1, 0]
     torch.testing.assert_close(ious, torch.tensor([1, 1 / 3, 0, 0.6, 0.6, 0]))  # 1 / 7 is not worth a note
+
+
+@pytest.mark.parametrize(("more", "label"), [(0.0, NEGATIVE), (1e-4, UNUSED), (-1e-4, NEGATIVE)])
+def test_crowd_with_a_hair_more_than_its_share(variant: str, more: float, label: int) -> None:
+    """Anchors of 8 px on cells of 8 px, and crowds that hold about 4 px of their width or height."""
+    shapes = AnchorOptions(sizes=(8,) * 5, ratios=(1.0,), strides=(8,) * 5)
+    grid = make_anchors(shapes, [(1, 3)] + [(0, 0)] * 4, (8, 24))
+    options = LabelOptions(crowd_share=0.5)
+    of_width = Targets(NO_BOXES, torch.tensor([[4, -4, 8 + more, 4]]))
+    of_height = Targets(NO_BOXES, torch.tensor([[-4, -4, 20, more]]))
+    assert match(grid, of_width, options)[0].tolist() == [NEGATIVE, label, NEGATIVE]
+    assert match(grid, of_height, options)[0].tolist() == [label] * 3
+    assert_equal(grid, of_width, options)
+    assert_equal(grid, of_height, options)
 
 
 def test_weak_best_anchor_takes_the_box_that_it_has_most_of(variant: str) -> None:

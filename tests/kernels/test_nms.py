@@ -67,7 +67,7 @@ def make_boxes(kind: str, count: int, seed: int) -> Tensor:
         boxes = torch.where(draw(0, 1, count, 4) < 0.2, chosen, boxes)
     if kind == "inverted":
         boxes = torch.where(draw(0, 1, count, 1) < 0.3, boxes[:, [2, 3, 0, 1]], boxes)
-    scale = {"tiny": 1e-12, "denormal": 4e-24, "huge": 1e16}.get(kind, 1.0)
+    scale = {"tiny": 1e-12, "denormal": 3e-21, "huge": 1e16}.get(kind, 1.0)
     return boxes * scale
 
 

@@ -14,11 +14,11 @@ import sys
 from cyclopts import CycloptsError
 
 from ..errors import ConfigError, ObjectnessError
-from . import convert, doctor, evaluate, propose, train  # each adds its command
+from . import convert, doctor, evaluate, export, propose, train  # each adds its command
 from .app import app
 from .terminal import fail
 
-__all__ = ["app", "convert", "doctor", "evaluate", "main", "propose", "train"]
+__all__ = ["app", "convert", "doctor", "evaluate", "export", "main", "propose", "train"]
 
 NO_MEMORY = "there is not enough memory; in training, take fewer --images-per-step or a smaller --input.short-side"
 

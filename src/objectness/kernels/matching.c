@@ -1,7 +1,7 @@
 /* Which anchors of a grid stand for which box: the kernel beside matching.match_grid_plain.
 
-   Anchors are a grid, so that for a box and a shape it is known what IoU they can have at best, and that the cells where
-   it reaches a threshold form a window. For each box:
+   Anchors are a grid, so that for a box and a shape it is known what IoU they can have at best, and that the cells
+   where it reaches a threshold form a window. For each box:
 
    1. the anchor of each shape nearest to the box says what the best IoU is at least;
    2. windows, one a shape, in which the IoU can reach `negative_iou`, or that best IoU where it is less, give what each
@@ -134,8 +134,9 @@ static int64_t list_shapes(Task *task, const Level *levels)
             Shape shape = {.level = level, .first = first + i};
             memcpy(shape.corners, level->shapes + 4 * i, sizeof shape.corners);
             const double x1 = shape.corners[0], y1 = shape.corners[1], x2 = shape.corners[2], y2 = shape.corners[3];
-            const double furthest = fmax((double)level->width * level->stride_x, (double)level->height * level->stride_y);
-            shape.error = SLACK * (furthest + fmax(fmax(fabs(x1), fabs(y1)), fmax(fabs(x2), fabs(y2))));
+            const double right = (double)level->width * level->stride_x;
+            const double bottom = (double)level->height * level->stride_y;
+            shape.error = SLACK * (fmax(right, bottom) + fmax(fmax(fabs(x1), fabs(y1)), fmax(fabs(x2), fabs(y2))));
             shape.width = x2 - x1;
             shape.height = y2 - y1;
             shape.min_area = fmax(shape.width - 2 * shape.error, 0) * fmax(shape.height - 2 * shape.error, 0);
@@ -225,7 +226,8 @@ static float guess_best(const Task *task, const float *box, float area)
     float best = 0, anchor[4];
     for (const Shape *shape = task->shapes; shape < task->shapes + task->num_shapes; shape++) {
         const Level *level = shape->level;
-        const double shared = fmin((double)box[2] - box[0], shape->width) * fmin((double)box[3] - box[1], shape->height);
+        const double width = fmin((double)box[2] - box[0], shape->width);
+        const double height = fmin((double)box[3] - box[1], shape->height), shared = width * height;
         if (shared < best * (area + shape->min_area - shared))
             continue;
         const double x = ((double)box[0] + box[2] - shape->corners[0] - shape->corners[2]) / 2;
@@ -284,7 +286,8 @@ static void visit_shape(Task *task, Visit *visit, const Shape *shape)
             place_shape(shape, row, column, anchor);
             const float height = at_least(anchor[3] - anchor[1], 0);
             const float overlap = at_least(smaller(box[3], anchor[3]) - larger(box[1], anchor[1]), 0);
-            if (measure_row[task->variant](widths, overlaps, round_up(count), height, overlap, area, visit->least, ious))
+            if (measure_row[task->variant](widths, overlaps, round_up(count), height, overlap, area, visit->least,
+                                           ious))
                 visit_row(task, visit, shape, row, column, count, ious);
         }
     }

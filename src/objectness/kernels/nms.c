@@ -30,8 +30,7 @@ enum {
 };
 
 #define LOW_THRESHOLD 0.2f /* from here on boxes are alike enough for bins */
-#define TINY_AREA 1e-30f   /* px^2; float32 rounds smaller ones so coarsely that nothing follows from their IoU */
-#define SLACK 1e-5         /* relative; the rounding of float32 is 6e-8 */
+#define SLACK 1e-5         /* relative; the rounding of float32 is 6e-8, as areas that it rounds worse have no IoU */
 
 /* The boxes kept, coordinate by coordinate, bin by bin, and which candidate each of them is. */
 typedef struct {
@@ -152,17 +151,6 @@ static int64_t choose_bin(const Task *task, const Store *store, int64_t index)
     return find_bin(store, get_group(task, index), octave, x, y);
 }
 
-/* Whether the sizes of boxes say anything about their IoU. */
-static int is_coarse(const float *boxes, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++) {
-        const float area = compute_area(boxes + 4 * i);
-        if (area > 0 && area < TINY_AREA)
-            return 1;
-    }
-    return 0;
-}
-
 static void keep_box(const Task *task, Store *store, int64_t index)
 {
     const float *box = task->boxes + 4 * index, area = compute_area(box);
@@ -231,7 +219,8 @@ static int is_suppressed(const Task *task, const Store *store, int64_t index)
         const double cells_per_px = get_cells_per_px(octave);
         const double reach_x = get_reach(width, 1 / cells_per_px, task->likeness);
         const double reach_y = get_reach(height, 1 / cells_per_px, task->likeness);
-        const int64_t last_column = find_cell(x + reach_x, cells_per_px), last_row = find_cell(y + reach_y, cells_per_px);
+        const int64_t last_column = find_cell(x + reach_x, cells_per_px);
+        const int64_t last_row = find_cell(y + reach_y, cells_per_px);
         for (int64_t row = find_cell(y - reach_y, cells_per_px); row <= last_row; row++)
             for (int64_t column = find_cell(x - reach_x, cells_per_px); column <= last_column; column++) {
                 const int64_t bin = find_bin(store, get_group(task, index), octave, column, row);
@@ -279,12 +268,10 @@ static int open_store(Store *store, int64_t room)
 }
 
 /* A store with bins in place of another, with the boxes that it kept. Returns 0, or ERROR_MEMORY. */
-static int open_bins(Task *task, Store *store, const int64_t *kept, int64_t count)
+static int open_bins(const Task *task, Store *store, const int64_t *kept, int64_t count)
 {
     free(store->memory);
     *store = (Store){0};
-    if (is_coarse(task->boxes, task->n))
-        task->likeness = 0;
     while ((int64_t)store->mask + 1 < task->n)
         store->mask = 2 * store->mask + 1;
     carve_store(store, task->n, task->n, calloc(1, carve_store(store, task->n, task->n, NULL)));
@@ -306,7 +293,7 @@ static int open_bins(Task *task, Store *store, const int64_t *kept, int64_t coun
 }
 
 /* Decide candidates one after the other. Returns how many were kept, or ERROR_MEMORY. */
-static int64_t suppress(Task *task, const Candidate *sorted, Store *store, int64_t *kept)
+static int64_t suppress(const Task *task, const Candidate *sorted, Store *store, int64_t *kept)
 {
     const int has_bins = task->likeness > 0 || task->groups;
     if (open_store(store, has_bins && task->n > FEW ? FEW : task->n))
@@ -330,7 +317,7 @@ static int64_t suppress(Task *task, const Candidate *sorted, Store *store, int64
 EXPORT int64_t objectness_nms(int variant, const float *boxes, const float *scores, const int64_t *groups, int64_t n,
                               float threshold, int64_t *kept)
 {
-    Task task = {
+    const Task task = {
         .boxes = boxes,
         .groups = groups,
         .n = n,

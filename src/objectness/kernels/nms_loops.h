@@ -2,7 +2,8 @@
 
 /* The first of the slots first, first + LANES, ... at which, or at one of the next LANES - 1, a box is kept that may
    overlap beyond the threshold; `last` or more where there is none. Multiplies, where the decision itself divides. */
-static int64_t NAME(find_overlap)(const Kept *kept, int64_t first, int64_t last, const float *box, float area, float low)
+static int64_t NAME(find_overlap)(const Kept *kept, int64_t first, int64_t last, const float *box, float area,
+                                  float low)
 {
     const float left = box[0], top = box[1], right = box[2], bottom = box[3];
     int64_t start = first;
