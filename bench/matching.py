@@ -5,8 +5,8 @@
 The anchors are those of an input of 800 x 1216 px, 242,991 of them; the boxes have sides of 8 to 600 px, the small as
 common as the large. torchvision's part is what its RegionProposalNetwork does with one image: box_iou of all pairs, its
 Matcher, and labels and boxes of every anchor. Both run in one torch thread and take turns; medians are compared. Labels
-and the boxes of positive anchors must be the same, or the run ends with an error. Memory is computed from the shapes:
-what torchvision holds at once, the matrix of IoUs and what goes into it, and beyond its results ours. Prints Markdown.
+and the boxes of positive anchors must be the same, or the run ends with an error. Memory is not
+measured but computed from the shapes: what either holds at its peak beyond anchors and results. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from objectness.structures import Targets
 SIZE = (800, 1216)
 MAP_SIZES = ((200, 304), (100, 152), (50, 76), (25, 38), (13, 19))
 SMALLEST, LARGEST = 8.0, 600.0
-MIB = 2**20
+KIB, MIB = 2**10, 2**20
 
 
 class Row(NamedTuple):
@@ -42,7 +42,7 @@ class Row(NamedTuple):
     ours_ms: float
     plain_ms: float  # match_anchors, which is torch alone but for compute_iou
     theirs_ms: float
-    ours_mib: float
+    ours_kib: float
     theirs_mib: float
 
     @property
@@ -58,12 +58,12 @@ def main() -> None:
     args = parser.parse_args()
     rows = measure(args.boxes, args.runs)
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, 1 thread; {describe()}\n")
-    heads = ("boxes", "ours, ms", "match_anchors, ms", "torchvision, ms", "ratio", "ours, MiB", "torchvision, MiB")
+    heads = ("boxes", "ours, ms", "match_anchors, ms", "torchvision, ms", "ratio", "ours, KiB", "torchvision, MiB")
     print(f"| {' | '.join(heads)} |\n|{'--:|' * len(heads)}")
     for row in rows:
         print(
             f"| {row.boxes} | {row.ours_ms:.2f} | {row.plain_ms:.0f} | {row.theirs_ms:.0f} | {row.ratio:.0f} | "
-            f"{row.ours_mib:.2f} | {row.theirs_mib:.0f} |"
+            f"{row.ours_kib:.1f} | {row.theirs_mib:.0f} |"
         )
 
 
@@ -93,7 +93,7 @@ def measure_row(count: int, num_runs: int) -> Row:
         lambda: match_anchors(anchors, targets, options),
         lambda: assign_as_torchvision(matcher, anchors, boxes),
     )
-    return Row(count, ours, plain, theirs, count_our_bytes(grid, count) / MIB, count_their_bytes(grid, count) / MIB)
+    return Row(count, ours, plain, theirs, count_our_bytes(grid, count) / KIB, count_their_bytes(grid, count) / MIB)
 
 
 def make_boxes(count: int) -> Tensor:
@@ -132,13 +132,14 @@ def take_turns(num_runs: int, *functions: Callable[[], Any]) -> list[float]:
 
 
 def count_our_bytes(grid: AnchorGrid, count: int) -> int:
-    """Beyond labels, boxes and IoUs of K anchors: 5 numbers a box, in blocks of 16; 80 bytes a shape."""
+    """5 numbers a box, in blocks of 16; 80 bytes a shape."""
     return 80 * len(grid.levels) * len(grid.options.ratios) + (count // 16 + 1) * 16 * 5 * 4
 
 
 def count_their_bytes(grid: AnchorGrid, count: int) -> int:
-    """The most that box_iou holds at once: two corners of two numbers for every pair, then their difference."""
-    return count * sum(len(level) for level in grid.levels) * 4 * (2 + 2 + 2)
+    """What box_iou holds of every pair as it subtracts: three times two numbers for the intersection's corners and
+    sides, its area, the sum of the two areas, and the union."""
+    return count * sum(len(level) for level in grid.levels) * 4 * (2 + 2 + 2 + 1 + 1 + 1)
 
 
 if __name__ == "__main__":

@@ -85,9 +85,7 @@ def _find_neighbours(old: int, new: int, device: torch.device) -> tuple[Tensor, 
     """The two old pixels around each new one along an axis, (new,) each, and their weights in 2048ths."""
     places = ((torch.arange(new, dtype=torch.float64, device=device) + 0.5) * (1 / (new / old)) - 0.5).float()
     first = places.floor()
-    share = torch.where(
-        (first < 0) | (first >= old - 1), 0.0, places - first
-    )
+    share = torch.where((first < 0) | (first >= old - 1), 0.0, places - first)
     before = first.long().clamp(0, old - 1)
     weights = [(2048 * each).round().int() for each in (1 - share, share)]
     return before, (before + 1).clamp(max=old - 1), weights[0], weights[1]

@@ -16,6 +16,7 @@ from .config import BoxCoding, SelectionOptions
 from .kernels.library import find_library
 from .kernels.selection import select
 from .structures import FIRST_LEVEL, Output, Selection, flatten_map
+from .suppression import keep_greedily
 
 SUPPRESSION_BLOCK = 256  # boxes decided at a time; memory is this times the boxes kept
 
@@ -151,7 +152,7 @@ def suppress(candidates: Selection, nms_iou: float, keep: int) -> Selection:
     for block in torch.split(torch.arange(len(candidates.boxes), device=kept.device), SUPPRESSION_BLOCK):
         alive = block[~_find_overlaps(candidates, kept, block, nms_iou).any(dim=0)]
         overlaps = _find_overlaps(candidates, alive, alive, nms_iou).triu(diagonal=1)  # row suppresses column
-        kept = torch.cat([kept, alive[_keep_greedily(overlaps)]])
+        kept = torch.cat([kept, alive[keep_greedily(overlaps)]])
         if len(kept) >= keep:
             break
     return _take_rows(candidates, kept[:keep])
@@ -161,20 +162,6 @@ def _find_overlaps(candidates: Selection, rows: Tensor, columns: Tensor, nms_iou
     """Mask (r, c) of the pairs of one level whose IoU exceeds the threshold."""
     same_level = candidates.levels[rows][:, None] == candidates.levels[columns][None, :]
     return same_level & (compute_iou(candidates.boxes[rows], candidates.boxes[columns]) > nms_iou)
-
-
-def _keep_greedily(overlaps: Tensor) -> Tensor:
-    """Mask (n,) of what greedy suppression keeps, where row i of (n, n), upper triangular, says whom i would suppress.
-
-    Whether box j stays depends on earlier boxes alone, so repeating "stays if nobody who stays suppresses it" settles
-    at least one more box a round, and nearly all within a few.
-    """
-    keep = torch.ones(len(overlaps), dtype=torch.bool, device=overlaps.device)
-    while True:
-        settled = ~(overlaps & keep[:, None]).any(dim=0)
-        if torch.equal(settled, keep):
-            return keep
-        keep = settled
 
 
 def _take_best_per_level(

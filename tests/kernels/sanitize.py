@@ -63,7 +63,7 @@ def copy_package(folder: Path) -> None:
 
 def run_tests(folder: Path, preload: str) -> tuple[str, bool]:
     """What pytest and the sanitizers printed, and whether all passed; what Python leaks at its end does not count."""
-    tests = ["-m", "pytest", "-qx", "-m", "not slow", "-p", "no:cacheprovider", "--capture=sys", TESTS]
+    tests = ["-m", "pytest", "-qx", "-m", "not slow", "-p", "no:cacheprovider", "-s", TESTS]
     process = subprocess.run(
         [sys.executable, *tests],
         env={

@@ -86,7 +86,7 @@ def test_an_unknown_variant(ask: object, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, "off")
     assert find_library() is None
-    assert describe().startswith("kernels are switched off by OBJECTNESS_KERNELS=off; proposals take the plain")
+    assert describe().startswith("kernels are switched off by OBJECTNESS_KERNELS=off; everything takes the plain")
 
 
 # Not finding it
@@ -97,7 +97,7 @@ def test_none_was_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert find_library() is None
     assert describe() == (
         "no kernel was built: there was no C compiler when the package was installed;"
-        " proposals take the plain torch path"
+        " everything takes the plain torch path"
     )
 
 

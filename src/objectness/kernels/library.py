@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent
 ENVIRONMENT = "OBJECTNESS_KERNELS"
 OFF = "off"
 VARIANTS = ("plain", "avx2", "avx512")  # in the order of native.h
-ABI = 1  # of native.h; a library with another one was built from other sources than these
+ABI = 2  # of native.h; a library with another one was built from other sources than these
 ERROR_MEMORY = -1  # of native.h
 
 
@@ -63,10 +63,10 @@ def choose_variant() -> int:
 def describe() -> str:
     """One sentence: which kernels run, or why none does."""
     if _read_environment() == OFF:
-        return f"kernels are switched off by {ENVIRONMENT}={OFF}; proposals take the plain torch path"
+        return f"kernels are switched off by {ENVIRONMENT}={OFF}; everything takes the plain torch path"
     build = _load(FOLDER)
     if build.library is None:
-        return f"{build.complaint}; proposals take the plain torch path"
+        return f"{build.complaint}; everything takes the plain torch path"
     return f"kernels in C run, compiled for {VARIANTS[choose_variant()]}"
 
 

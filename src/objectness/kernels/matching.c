@@ -371,7 +371,8 @@ EXPORT int64_t objectness_match(int variant, const Options *options, const Level
     }
     const int64_t num_anchors = list_shapes(&task, levels);
     const int without = options->positive_iou <= 0 ? POSITIVE : options->negative_iou <= 0 ? UNUSED : NEGATIVE;
-    memset(labels, without, (size_t)num_anchors);
+    if (num_anchors) /* without any, there may be no memory either */
+        memset(labels, without, (size_t)num_anchors);
     for (int64_t i = 0; i < num_boxes; i++)
         match_box(&task, i);
     for (int64_t i = 0; i < num_crowds; i++) {
