@@ -112,7 +112,7 @@ def test_a_file_that_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_library_of_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "ABI", library.ABI + 1)
     assert find_library() is None
-    assert "was built from other sources; install the package again; proposals take the plain" in describe()
+    assert "was built from other sources; install the package again; everything takes the plain" in describe()
 
 
 # What is handed over
