@@ -1,6 +1,6 @@
 """From photo files to JSON lines, a folder of them: the shipped network beside torchvision's ResNet-50.
 
-    python bench/folder.py [PHOTOS] [--photos 400] [--rounds 5] [--engine torch]
+    python bench/folder.py [PHOTOS] [--photos 400] [--rounds 5] [--engines torch ncnn]
 
 Both see the photos at the size of the shipped network's input, 384 x 512 px, and write one line with their boxes for
 each file. Ours is the loop behind `objectness propose`, which prepares photos beside the network; torchvision's is the
@@ -44,19 +44,22 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=PHOTOS)
     parser.add_argument("--photos", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--engine", default="torch")
+    parser.add_argument("--engines", nargs="+", default=["torch"])
     args = parser.parse_args()
-    rows = measure(args.folder, args.photos, args.rounds, args.engine)
+    rows = measure(args.folder, args.photos, args.rounds, args.engines)
     print(f"| system | photos/s, median of {args.rounds} rounds | times as fast |\n|---|--:|--:|")
     for row in rows:
         print(f"| {row.system} | {row.photos_per_second:.2f} | {row.ratio:.1f} |")
 
 
-def measure(folder: Path = PHOTOS, num_photos: int = 400, num_rounds: int = 5, engine: str = "torch") -> list[Row]:
-    """Both systems on the same photos."""
+def measure(
+    folder: Path = PHOTOS, num_photos: int = 400, num_rounds: int = 5, engines: Sequence[str] = ("torch",)
+) -> list[Row]:
+    """torchvision and every engine on the same photos."""
     files = find_images([folder])[:num_photos]
-    proposer = objectness.load(engine=engine)  # type: ignore[arg-type]
-    systems = {OURS: wrap_ours(proposer), THEIRS: wrap_theirs(proposer)}
+    proposers = {engine: objectness.load(engine=engine) for engine in engines}  # type: ignore[arg-type]
+    systems = {f"{OURS}, {engine}": wrap_ours(proposer) for engine, proposer in proposers.items()}
+    systems[THEIRS] = wrap_theirs(next(iter(proposers.values())))
     for propose in systems.values():
         propose(files[:2])
     speeds: dict[str, list[float]] = {name: [] for name in systems}

@@ -50,9 +50,12 @@ class Head(nn.Module):
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Per level (N, channels, H, W) -> per level logits (N, 2 A, H, W) and deltas (N, 4 A, H, W)."""
-        hidden = [self.scan(level) for level in levels]
-        logits = tuple(convolve_in_order(self.cls, self.class_order, h) for h in hidden)
-        return logits, tuple(convolve_in_order(self.reg, self.delta_order, h) for h in hidden)
+        logits, deltas = [], []
+        for level in levels:
+            hidden = self.scan(level)
+            logits.append(convolve_in_order(self.cls, self.class_order, hidden))
+            deltas.append(convolve_in_order(self.reg, self.delta_order, hidden))
+        return tuple(logits), tuple(deltas)
 
     def fold_pairs(self) -> None:
         """Put one logit in place of each pair, object minus no object, in place; for inference.

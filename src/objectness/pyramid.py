@@ -52,10 +52,12 @@ class Pyramid(nn.Module):
 
     def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """C2..C5, (N, C_l, H_l, W_l) each -> P2..P6, (N, channels, H_l, W_l) each; P6 is every second cell of P5."""
-        laterals = [convolve(*each) for each in zip(self.laterals, self.lateral_norms, stages, strict=True)]
-        merged = laterals[-1:]
-        for i in range(len(laterals) - 2, -1, -1):
-            above = merged[0] if self.top_down == "cumulative" else laterals[i + 1]
-            merged.insert(0, laterals[i] + F.interpolate(above, size=laterals[i].shape[-2:], mode="nearest"))
-        levels = [convolve(*each) for each in zip(self.outputs, self.output_norms, merged, strict=True)]
+        levels: list[Tensor] = []
+        above: Tensor | None = None
+        for i in reversed(range(len(self.laterals))):  # a level at a time, so that few maps are held at once
+            lateral = merged = convolve(self.laterals[i], self.lateral_norms[i], stages[i])
+            if above is not None:
+                merged = F.interpolate(above, size=lateral.shape[-2:], mode="nearest").add_(lateral)
+            levels.insert(0, convolve(self.outputs[i], self.output_norms[i], merged))
+            above = merged if self.top_down == "cumulative" else lateral
         return (*levels, F.max_pool2d(levels[-1], kernel_size=1, stride=2))

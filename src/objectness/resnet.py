@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
         """(N, in_channels, H, W) -> (N, width, H / stride, W / stride)."""
         y = F.relu_(convolve(self.conv1, self.bn1, x))
         y = convolve(self.conv2, self.bn2, y)
-        return F.relu_(y + apply_shortcut(self.downsample, x))
+        return F.relu_(y.add_(apply_shortcut(self.downsample, x)))
 
     def calm(self, num_blocks: int) -> None:
         """See `calm_residual`."""
@@ -64,7 +64,7 @@ class Bottleneck(nn.Module):
         y = F.relu_(convolve(self.conv1, self.bn1, x))
         y = F.relu_(convolve(self.conv2, self.bn2, y))
         y = convolve(self.conv3, self.bn3, y)
-        return F.relu_(y + apply_shortcut(self.downsample, x))
+        return F.relu_(y.add_(apply_shortcut(self.downsample, x)))
 
     def calm(self, num_blocks: int) -> None:
         """See `calm_residual`."""
