@@ -38,8 +38,10 @@ check: .venv/.dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: .venv/.dev-installed peer
+bench: .venv/.bench-installed peer
 	$(BIN)/python bench/report.py --out docs/benchmarks.md
+	$(BIN)/python bench/recall.py
+	$(BIN)/python bench/training_step.py
 
 clean:
 	rm -rf .venv build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -60,6 +62,11 @@ clean:
 	@$(PIP) install --constraint constraints.txt setuptools
 	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch .venv/.demo-installed $@
+
+.venv/.bench-installed: .venv/.dev-installed
+	@echo "Installing what the benchmarks need beside it into .venv ..."
+	@$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[bench]'
+	@touch $@
 
 .venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -149,7 +149,10 @@ def _replace(file: Path, old: str, new: str) -> None:
 # --- help ---
 
 
-@pytest.mark.parametrize("command", ["", "propose", "train", "evaluate"])
+COMMANDS = ("propose", "train", "evaluate", "convert", "convert weights", "convert proposals", "export", "doctor")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_comes_without_torch(command: str) -> None:
     words = [sys.executable, "-X", "importtime", "-m", "objectness.cli", *command.split(), "--help"]
     ended = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -157,8 +160,9 @@ def test_help_comes_without_torch(command: str) -> None:
     assert "objectness.config" in imported
     assert not imported & {"torch", "numpy", "PIL", "safetensors", "matplotlib"}
     assert f"Usage: objectness {command or 'COMMAND'}" in ended.stdout
-    expected = {"": "evaluate", "propose": "--min-score", "train": "--input.short-side", "evaluate": "--proposals"}
-    assert expected[command] in ended.stdout
+    expected = {"": "doctor", "propose": "--engine", "train": "--input.short-side", "evaluate": "--proposals"}
+    expected |= {"convert": "weights", "convert weights": "--set", "convert proposals": "--to", "export": "--selection"}
+    assert expected.get(command, "") in ended.stdout
     assert "\x1b" not in ended.stdout
 
 
@@ -698,3 +702,84 @@ def test_results_are_those_of_the_python_face(call: Call, tiny: Path) -> None:
     torch.testing.assert_close(torch.tensor(line["boxes"]), proposals.boxes, atol=0.006, rtol=0)
     torch.testing.assert_close(torch.tensor(line["scores"]), proposals.scores, atol=6e-6, rtol=0)
     assert line["levels"] == proposals.levels.tolist()
+
+
+# --- convert, export, doctor ---
+
+
+def test_weights_of_torchvision_are_taken_over(call: Call, tmp_path: Path) -> None:
+    """Names and shapes as torchvision writes them; what they compute is compared in tests/peer."""
+    network = RegionProposalNetwork(Config(backbone="resnet18", pyramid_channels=8))
+    state = {f"backbone.{name}": value for name, value in network.backbone.state_dict().items()}
+    for i in range(4):
+        for ours, theirs in (("laterals", "inner_blocks"), ("outputs", "layer_blocks")):
+            for leaf, value in getattr(network.pyramid, ours)[i].state_dict().items():
+                state[f"backbone.fpn.{theirs}.{i}.0.{leaf}"] = value
+    for ours, theirs, rows in ((network.head.convs[0], "conv.0.0", 1), (network.head.cls, "cls_logits", 2)):
+        for leaf, value in ours.state_dict().items():
+            state[f"rpn.head.{theirs}.{leaf}"] = value[::rows]
+    for leaf, value in network.head.reg.state_dict().items():
+        state[f"rpn.head.bbox_pred.{leaf}"] = value
+    torch.save(state, tmp_path / "theirs.pth")
+    out = tmp_path / "ours"
+    arguments = ("convert", "weights", tmp_path / "theirs.pth", "--out", out, "--set", "selection.keep=7")
+    ended = call(*arguments, "input.short_side=64", "input.long_side=96", "norm_eps=0")
+    assert ended.code == 0
+    assert f"{out}: a network of torchvision's; try: objectness propose PHOTO --weights {out}" in ended.err
+    config = json.loads((out / "config.json").read_text())
+    assert (config["selection"]["keep"], config["norm_eps"], config["anchors"]["rounded"]) == (7, 0, True)
+    assert len(call("propose", PHOTOS / "coffee.jpg", "--weights", out).lines[0]["boxes"]) == 7
+    again = call(*arguments)
+    assert one_message(again, 2) == f"--out {out}: is there already; name a folder that is not"
+    direct = call("propose", PHOTOS / "coffee.jpg", "--weights", tmp_path / "theirs.pth", "--top", "1")
+    assert direct.code == 0
+    assert "note: " in direct.err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("keep", "--set keep: must be NAME=VALUE, such as input.order=BGR"),
+        ("=3", "--set =3: must be NAME=VALUE, such as input.order=BGR"),
+    ],
+)
+def test_changes_are_names_and_values(call: Call, tmp_path: Path, change: str, message: str) -> None:
+    ended = call("convert", "weights", tmp_path / "x.pth", "--out", tmp_path / "out", "--set", change)
+    assert one_message(ended, 2) == message
+
+
+def test_weights_that_cannot_be_taken_over(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_text("no weights")
+    ended = call("convert", "weights", tmp_path / "x.pth", "--out", tmp_path / "out")
+    assert "x.pth" in one_message(ended, 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_proposal_files_are_converted(call: Call, tmp_path: Path, tiny: Path) -> None:
+    lines, there, back = tmp_path / "a.jsonl", tmp_path / "a.npz", tmp_path / "b.jsonl"
+    assert call("propose", PHOTOS, "--weights", tiny, "--out", lines).code == 0
+    ended = call("convert", "proposals", lines, there)
+    assert ended == Ended(0, "", f"{there}: 80 proposals of 4 images\n")
+    assert call("convert", "proposals", there, back).code == 0
+    assert [json.loads(line) for line in back.read_text().splitlines()] == [
+        json.loads(line) for line in lines.read_text().splitlines()
+    ]
+    refused = call("convert", "proposals", lines, tmp_path / "a.pkl")
+    assert "several formats end with .pkl; name one with --to" in one_message(refused, 2)
+
+
+def test_doctor_says_what_is_there(call: Call) -> None:
+    ended = call("doctor")
+    assert ended.code == 0
+    rows = dict(line.split(maxsplit=1) for line in ended.out.splitlines())
+    assert rows["objectness"].startswith("0.1.0, Python 3.")
+    assert "torch" in rows["engines"]
+    assert "kernels" in rows["kernels"]
+    assert f"torch {torch.__version__}" in rows["packages"]
+
+
+def test_export_without_its_packages(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("objectness.engines.interface.find_spec", lambda name: None)
+    ended = call("export", "--to", "onnx", "--out", tmp_path / "a.onnx")
+    assert "pip install 'objectness[export]'" in one_message(ended, 1)
+    assert not (tmp_path / "a.onnx").exists()
