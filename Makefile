@@ -5,7 +5,7 @@
 # make clean   remove what the others made, the virtual environment too
 #
 # Each makes what it needs: a virtual environment in .venv with the versions of constraints.txt, installed again only
-# where pyproject.toml, constraints.txt or the C sources changed. PYTHON is the interpreter that the environment is made with.
+# where pyproject.toml, constraints.txt or the C sources changed. PYTHON is the interpreter that it is made with.
 
 PYTHON ?= python3
 BIN := .venv/bin

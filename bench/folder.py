@@ -1,6 +1,6 @@
 """From photo files to JSON lines, a folder of them: the shipped network beside torchvision's ResNet-50.
 
-    python bench/folder.py [PHOTOS] [--photos 400] [--rounds 5] [--engines torch ncnn]
+    python bench/folder.py [PHOTOS] [--photos 400] [--rounds 5] [--engines torch ncnn openvino-int8]
 
 Both see the photos at the size of the shipped network's input, 384 x 512 px, and write one line with their boxes for
 each file. Ours is the loop behind `objectness propose`, which prepares photos beside the network; torchvision's is the
@@ -28,6 +28,7 @@ from objectness.predict import Proposer
 from objectness.propose import run
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco" / "images"
+NUM_CALIBRATION = 200
 OURS, THEIRS = "objectness, shipped network", "torchvision, ResNet-50"
 
 
@@ -56,8 +57,9 @@ def measure(
     folder: Path = PHOTOS, num_photos: int = 400, num_rounds: int = 5, engines: Sequence[str] = ("torch",)
 ) -> list[Row]:
     """torchvision and every engine on the same photos."""
-    files = find_images([folder])[:num_photos]
-    proposers = {engine: objectness.load(engine=engine) for engine in engines}  # type: ignore[arg-type]
+    photos = find_images([folder])
+    files = photos[:num_photos]
+    proposers = {engine: make_proposer(engine, photos[num_photos:]) for engine in engines}
     systems = {f"{OURS}, {engine}": wrap_ours(proposer) for engine, proposer in proposers.items()}
     systems[THEIRS] = wrap_theirs(next(iter(proposers.values())))
     for propose in systems.values():
@@ -71,6 +73,14 @@ def measure(
             speeds[name].append(len(dealt) / (time.perf_counter() - start))
     medians = {name: statistics.median(each) for name, each in speeds.items()}
     return [Row(name, medians[name], medians[name] / medians[THEIRS]) for name in systems]
+
+
+def make_proposer(engine: str, others: Sequence[Path]) -> Proposer:
+    """The shipped network on an engine; int8 is calibrated on photos that are not timed."""
+    if not engine.endswith("-int8"):
+        return objectness.load(engine=engine)  # type: ignore[arg-type]
+    name = engine.removesuffix("-int8")
+    return objectness.load(engine=name, precision="int8", calibration=others[:NUM_CALIBRATION])  # type: ignore[arg-type]
 
 
 def wrap_ours(proposer: Proposer) -> Callable[[Sequence[Path]], object]:

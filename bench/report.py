@@ -204,7 +204,7 @@ def report_int8(quick: bool) -> Section:
 
 
 def report_folder(quick: bool) -> Section:
-    engines = tuple(dict.fromkeys(("torch", find_installed()[0])))
+    engines = tuple(dict.fromkeys(("torch", find_installed()[0], *(["openvino-int8"] if can_quantise() else []))))
     rows = folder.measure(num_photos=10 if quick else 400, num_rounds=2 if quick else 5, engines=engines)
     claims = [
         Claim(f"photo file to JSON line, 400 photos, {row.system}", folder.THEIRS, "15x", "40x", times(row.ratio))

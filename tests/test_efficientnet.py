@@ -105,3 +105,18 @@ def test_relu6_caps_the_inner_maps() -> None:
     y = block(torch.full((1, 32, 3, 3), 1e6))
     # each of the 192 inner channels is 6 after both steps; the output is not capped: 192 * 6, / sqrt(1 + 1e-5) for norm
     torch.testing.assert_close(y, torch.full((1, 8, 3, 3), 1152.0), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (128, 32)])
+def test_absorbed_padding_changes_nothing(size: tuple[int, int]) -> None:
+    """Kernels with zeros before their first row and column, and as much padding on all sides."""
+    body = make_backbone("efficientnet_lite0").body.eval()
+    assert isinstance(body, EfficientNetLite)
+    x = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        expected = body(x)
+        body.absorb_padding()
+        torch.testing.assert_close(body(x), expected)
+    assert body.conv_stem.kernel_size == (4, 4)
+    assert body.conv_stem.padding == (1, 1)
+    assert body.blocks[2][0].conv_dw.kernel_size == (6, 6)  # 5 x 5 in the paper's table 1

@@ -49,7 +49,7 @@ class DepthwiseBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, channels, H, W)."""
-        y = F.relu6(convolve(self.conv_dw, self.bn1, x))
+        y = relu6(convolve(self.conv_dw, self.bn1, x))
         return convolve(self.conv_pw, self.bn2, y)
 
 
@@ -69,10 +69,10 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, channels, H / stride, W / stride)."""
-        y = F.relu6(convolve(self.conv_pw, self.bn1, x))
-        y = F.relu6(convolve(self.conv_dw, self.bn2, pad_same(self.conv_dw, y)))
+        y = relu6(convolve(self.conv_pw, self.bn1, x))
+        y = relu6(convolve(self.conv_dw, self.bn2, pad_same(self.conv_dw, y)))
         y = convolve(self.conv_pwl, self.bn3, y)
-        return y + x if self.has_shortcut else y
+        return y.add_(x) if self.has_shortcut else y
 
 
 class EfficientNetLite(nn.Module):
@@ -97,9 +97,26 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> C5 (N, 320, H / 32, W / 32), sizes rounded up."""
-        x = F.relu6(convolve(self.conv_stem, self.bn1, pad_same(self.conv_stem, x)))
+        x = relu6(convolve(self.conv_stem, self.bn1, pad_same(self.conv_stem, x)))
         y: Tensor = self.blocks(x)
         return y
+
+    def absorb_padding(self) -> None:
+        """Let the convolutions of stride 2 pad by themselves, in place; for inference, and maps of even sides alone.
+
+        There "same" padding has one pixel more at the bottom and right. A kernel with a row and a column of zeros
+        before its first does the same with as much padding on all sides, and spares a copy of the largest maps.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.stride[0] == 2 and module.padding == (0, 0):
+                module.padding = (module.kernel_size[0] // 2,) * 2
+                module.kernel_size = (module.kernel_size[0] + 1,) * 2
+                module.weight = nn.Parameter(F.pad(module.weight.detach(), (1, 0, 1, 0)), requires_grad=False)
+
+
+def relu6(x: Tensor) -> Tensor:
+    """min(max(x, 0), 6), in place: the outputs of convolutions and norms are needed for nothing else."""
+    return F.relu6(x, inplace=True)
 
 
 def make_depthwise(channels: int, kernel: int, stride: int) -> nn.Conv2d:
@@ -108,8 +125,8 @@ def make_depthwise(channels: int, kernel: int, stride: int) -> nn.Conv2d:
 
 
 def pad_same(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Zeros around x so that a convolution of stride 2 gives half its size, rounded up; x itself at stride 1."""
-    if conv.stride[0] == 1:
+    """Zeros around x so that a convolution of stride 2 gives half its size, rounded up; x where it pads by itself."""
+    if conv.stride[0] == 1 or conv.padding != (0, 0):
         return x
     height, width = x.shape[-2:]
     down, right = (max(0, conv.kernel_size[0] - (2 if side % 2 == 0 else 1)) for side in (height, width))

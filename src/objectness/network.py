@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .anchors import AnchorGrid, make_anchors
 from .backbone import FOLDABLE, Backbone, make_backbone
 from .config import Config
+from .efficientnet import EfficientNetLite
 from .head import Head
 from .losses import LossSums, sum_losses
 from .matching import match_grid, sample_anchors
@@ -75,11 +76,14 @@ class RegionProposalNetwork(nn.Module):
 
         Batch norms are folded into the convolutions before them, each pair of logits into one (the copy's output has
         A logits a cell instead of 2 A), and maps are laid out with their channels last, as the CPU's convolutions and
-        a GPU's tensor cores want them. A backbone that is not ours keeps its norms.
+        a GPU's tensor cores want them. A backbone that is not ours keeps its norms. It takes
+        images that are padded as the configuration says, as `make_batch` gives them.
         """
         network = copy.deepcopy(self).eval().requires_grad_(False)
         if isinstance(network.backbone.body, FOLDABLE):
             fold_norms(network.backbone.body)
+        if isinstance(network.backbone.body, EfficientNetLite) and self.config.input.pad_multiple % 32 == 0:
+            network.backbone.body.absorb_padding()
         network.pyramid.fold_norms()
         network.head.fold_pairs()
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
