@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 
 import objectness
+from objectness.engines.interface import leave_threads_to
 from objectness.image import find_images, read_image
 from objectness.predict import Proposer
 from objectness.propose import run
@@ -84,7 +85,13 @@ def make_proposer(engine: str, others: Sequence[Path]) -> Proposer:
 
 
 def wrap_ours(proposer: Proposer) -> Callable[[Sequence[Path]], object]:
-    return lambda files: run(proposer.propose, files, io.StringIO(), prepare=proposer.prepare)
+    def propose(files: Sequence[Path]) -> None:
+        threads = torch.get_num_threads()
+        leave_threads_to(proposer.engine)
+        run(proposer.propose, files, io.StringIO(), prepare=proposer.prepare)
+        torch.set_num_threads(threads)
+
+    return propose
 
 
 def wrap_theirs(proposer: Proposer) -> Callable[[Sequence[Path]], object]:

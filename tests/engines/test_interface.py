@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,14 @@ from torch import Tensor
 from objectness.config import InputOptions
 from objectness.engines import interface
 from objectness.engines.agreement import fold_maps
-from objectness.engines.interface import FASTEST_FIRST, PACKAGES, EngineName, find_installed, make_engine
+from objectness.engines.interface import (
+    FASTEST_FIRST,
+    PACKAGES,
+    EngineName,
+    find_installed,
+    leave_threads_to,
+    make_engine,
+)
 from objectness.engines.torch_engine import TorchEngine
 from objectness.errors import ConfigError, ObjectnessError
 from objectness.network import RegionProposalNetwork
@@ -171,3 +179,13 @@ def test_a_proposer_takes_an_engine(fake: Callable[..., list[str]], tmp_path: Pa
     assert len(found) == len(expected) > 50
     torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_torch_leaves_its_threads_to_other_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    leave_threads_to(TorchEngine(make_tiny()))
+    leave_threads_to(make_tiny().optimized())
+    assert seen == []
+    leave_threads_to(SimpleNamespace(name="ncnn"))
+    assert seen == [1]

@@ -60,6 +60,7 @@ def evaluate(
     if plot is not None and find_spec("matplotlib") is None:
         raise ObjectnessError("--plot needs matplotlib: pip install 'objectness[plot]'")
     from ..checkpoint import SHIPPED
+    from ..engines.interface import leave_threads_to
     from ..evaluate import measure_recall
     from ..image import find_images
     from ..predict import load, measure_proposer
@@ -78,6 +79,7 @@ def evaluate(
             calibration=find_images([calibrate]) if calibrate else (),
             say=say,
         )
+        leave_threads_to(proposer.engine)
         for note in proposer.notes:
             say(f"note: {note}")
         with Meter("evaluate", len(records)) as meter:

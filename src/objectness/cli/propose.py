@@ -64,6 +64,7 @@ def propose(
     if not 0 <= min_score <= 1:
         raise ConfigError(f"--min-score {min_score:g}: must be in [0, 1]")
     from .. import propose as proposing
+    from ..engines.interface import leave_threads_to
     from ..predict import load
 
     files = _find_images(sources, draw)
@@ -77,6 +78,7 @@ def propose(
         calibration=_find_images([calibrate], None) if calibrate else (),
         say=say,
     )
+    leave_threads_to(proposer.engine)
     for note in proposer.notes:
         say(f"note: {note}")
     settings: dict[str, object] = {}
