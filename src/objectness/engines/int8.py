@@ -1,6 +1,6 @@
 """OpenVINO in int8: whole numbers in place of float32, with scales taken from photos like those to come.
 
-How much recall it costs only boxes can tell: `objectness evaluate --precision int8` measures it beside float32.
+How much recall it costs only boxes can tell: `objectness evaluate`, with `--precision int8` and without, measures it.
 """
 
 from __future__ import annotations
