@@ -178,6 +178,25 @@ assert telemetry_utils.tm.__name__.endswith("telemetry_stub"), telemetry_utils.t
     assert code == 0
 
 
+def test_ctrl_c_after_openvino_is_ordinary(folder: Path) -> None:
+    """Its plugin left signals a stack that was gone, and Python ended in a segmentation fault."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    make_engine(make_tiny(), "openvino", cache_folder=folder)
+    [model] = folder.glob("openvino-*/network.xml")
+    script = f"""
+import signal, sys
+from pathlib import Path
+from objectness.engines.openvino_engine import OpenVinoEngine
+engines = [OpenVinoEngine(Path({str(model.parent)!r})) for _ in range(2)]
+del engines[0], engines[0]
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    sys.exit(77)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 77
+
+
 class TestInt8:
     @pytest.fixture(autouse=True)
     def _needs(self) -> None:

@@ -19,7 +19,7 @@ from ..batch import fit_size, make_batch, resize_image
 from ..config import InputOptions
 from ..errors import ConfigError
 from ..export.maps import quiet_conversion
-from ..export.to_openvino import convert_to_openvino, save_model
+from ..export.to_openvino import convert_to_openvino, open_core, save_model
 from ..image import read_image
 from ..network import RegionProposalNetwork
 
@@ -57,6 +57,7 @@ def write_int8(
         say(f"precision int8: calibrating on {len(photos)} photos; with {ENOUGH_PHOTOS} or more it is more exact")
     model = convert_to_openvino(network)
     say(f"converting the network to int8, once; {len(photos)} photos to look at")
+    open_core()  # before the cores that NNCF opens and closes
     with _quiet_quantization():
         import nncf
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..export.maps import MAP_NAMES, join_maps
-from ..export.to_openvino import MODEL_FILE, import_openvino
+from ..export.to_openvino import MODEL_FILE, open_core
 from ..structures import Output
 
 
@@ -24,13 +24,12 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, folder: Path, num_threads: int | None = None):
-        openvino = import_openvino()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",  # its own choice is bfloat16 where the processor has it
             "INFERENCE_NUM_THREADS": num_threads or torch.get_num_threads(),
         }
-        compiled = openvino.Core().compile_model(folder / MODEL_FILE, "CPU", settings)
+        compiled = open_core().compile_model(folder / MODEL_FILE, "CPU", settings)
         self._request = compiled.create_infer_request()
         self._lock = Lock()  # a request is one inference at a time, and holds the outputs until its next
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,18 @@ def import_openvino() -> ModuleType:
 
     module: ModuleType = openvino
     return module
+
+
+@cache
+def open_core() -> Any:
+    """The one `openvino.Core` of this process, with the CPU's plugin loaded, which stays.
+
+    The plugin gives the process another stack for signals, and takes it back in disorder when its core goes: the next
+    Ctrl-C then ended Python in a segmentation fault (OpenVINO 2026.4).
+    """
+    core = import_openvino().Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")
+    return core
 
 
 def convert_to_openvino(network: RegionProposalNetwork) -> Any:
