@@ -1,12 +1,13 @@
 """From photo files to JSON lines, a folder of them: the shipped network beside torchvision's ResNet-50.
 
-    python bench/folder.py [PHOTOS] [--photos 400] [--rounds 5] [--engines torch ncnn openvino-int8]
+    python bench/folder.py [PHOTOS] [--photos 400] [--rounds 5] [--engines torch torch-bfloat16 ncnn openvino-int8]
 
 Both see the photos at the size of the shipped network's input, 384 x 512 px, and write one line with their boxes for
-each file. Ours is the loop behind `objectness propose`, which prepares photos beside the network; torchvision's is the
-loop that its user writes: read, transform, backbone, RPN, boxes in the photo's pixels, json.dumps. Its weights are
-random and its RPN keeps 1,000 of 1,000 a level, by its defaults; ours keeps up to 2,000. The photos are dealt into
-rounds, in which the two take turns; the median round is compared, photos per second. Prints a Markdown table.
+each file. Ours is the loop behind `objectness propose` with its defaults, which computes photos side by side and
+prepares others meanwhile; torchvision's is the loop that its user writes: read, transform, backbone, RPN, boxes in the
+photo's pixels, json.dumps, with all cores for one photo. Its weights are random and its RPN keeps 1,000 of 1,000 a
+level, by its defaults; ours keeps up to 2,000. The photos are dealt into rounds, in which the two take turns; the
+median round is compared, photos per second. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -23,13 +24,12 @@ from typing import NamedTuple
 import torch
 
 import objectness
-from objectness.engines.interface import leave_threads_to
 from objectness.image import find_images, read_image
-from objectness.predict import Proposer
+from objectness.predict import Proposer, choose_at_once
 from objectness.propose import run
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco" / "images"
-NUM_CALIBRATION = 200
+NUM_CALIBRATION, MANY = 200, 400
 OURS, THEIRS = "objectness, shipped network", "torchvision, ResNet-50"
 
 
@@ -64,7 +64,7 @@ def measure(
     systems = {f"{OURS}, {engine}": wrap_ours(proposer) for engine, proposer in proposers.items()}
     systems[THEIRS] = wrap_theirs(next(iter(proposers.values())))
     for propose in systems.values():
-        propose(files[:2])
+        propose(files[:4])
     speeds: dict[str, list[float]] = {name: [] for name in systems}
     for i in range(num_rounds):
         dealt = files[i::num_rounds]
@@ -77,19 +77,26 @@ def measure(
 
 
 def make_proposer(engine: str, others: Sequence[Path]) -> Proposer:
-    """The shipped network on an engine; int8 is calibrated on photos that are not timed."""
-    if not engine.endswith("-int8"):
-        return objectness.load(engine=engine)  # type: ignore[arg-type]
-    name = engine.removesuffix("-int8")
-    return objectness.load(engine=name, precision="int8", calibration=others[:NUM_CALIBRATION])  # type: ignore[arg-type]
+    """The shipped network on an engine, "NAME" or "NAME-PRECISION"; int8 is calibrated on photos that are not timed."""
+    name, _, precision = engine.partition("-")
+    return objectness.load(
+        engine=name,  # type: ignore[arg-type]
+        precision=precision or "float32",  # type: ignore[arg-type]
+        calibration=others[:NUM_CALIBRATION] if precision == "int8" else (),
+        at_once=choose_at_once(MANY, "cpu"),
+    )
 
 
 def wrap_ours(proposer: Proposer) -> Callable[[Sequence[Path]], object]:
     def propose(files: Sequence[Path]) -> None:
-        threads = torch.get_num_threads()
-        leave_threads_to(proposer.engine)
-        run(proposer.propose, files, io.StringIO(), prepare=proposer.prepare)
-        torch.set_num_threads(threads)
+        run(
+            proposer.propose,
+            files,
+            io.StringIO(),
+            prepare=proposer.prepare,
+            at_once=proposer.at_once,
+            torch_threads=proposer.torch_threads,
+        )
 
     return propose
 

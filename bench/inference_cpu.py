@@ -21,7 +21,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from turns import take_turns
 from objectness.batch import make_batch
 from objectness.boxes import compute_iou
 from objectness.config import AnchorOptions, Config, InputOptions, SelectionOptions
-from objectness.engines.interface import EngineName, make_engine
+from objectness.engines.interface import EngineName, Precision, make_engine
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer, to_tensor
 from objectness.structures import flatten_maps
@@ -133,9 +133,14 @@ def make_config(backbone: str, quick: bool) -> Config:
 
 
 def wrap_ours(network: RegionProposalNetwork, engine: str, pixels: Tensor) -> Propose:
-    name, is_int8 = cast("EngineName", engine.removesuffix("-int8")), engine.endswith("-int8")
-    options: dict[str, Any] = {"precision": "int8", "calibration": PHOTOS} if is_int8 else {}
-    proposer = Proposer(network, engine=make_engine(network, name, **options))
+    name, _, precision = engine.partition("-")
+    made = make_engine(
+        network,
+        cast("EngineName", name),
+        precision=cast("Precision", precision or "float32"),
+        calibration=PHOTOS if precision == "int8" else (),
+    )
+    proposer = Proposer(network, engine=made)
     return lambda: proposer.propose(pixels).boxes
 
 

@@ -22,14 +22,13 @@ import folder
 import inference_cpu
 import matching
 import nms
-import recall_int8
+import recall_precision
 import scaling
 import selection
 import start
 import torch
 
-from objectness.engines.interface import find_installed, require_packages
-from objectness.errors import ObjectnessError
+from objectness.engines.interface import find_installed
 from objectness.kernels.library import describe
 
 Cells = Sequence[object]
@@ -155,7 +154,7 @@ def report_nms(quick: bool) -> Section:
 
 
 def report_inference(quick: bool) -> Section:
-    engines = [*reversed(find_installed()), *(["openvino-int8"] if can_quantise() else [])]
+    engines = [*reversed(find_installed()), *find_narrow()]
     rows = inference_cpu.measure(engines=engines, num_runs=2 if quick else 5, quick=quick)
     goals = {"torch": ("1.4x / 1.3x", "1.5x"), "ncnn": ("2.2x / 1.9x", "2.5x"), "openvino-int8": ("3x", "3.5x")}
     claims = []
@@ -185,26 +184,28 @@ def report_memory(quick: bool) -> Section:
     return Section("Memory of one photo to proposals", "python bench/inference_cpu.py", heads, cells, claims)
 
 
-def report_int8(quick: bool) -> Section:
-    heads = ("precision", "AR@10", "AR@100", "AR@300", "AR@1000")
-    command = "python bench/recall_int8.py"
-    if not can_quantise() or not recall_int8.VALIDATION.exists():
-        return Section("Recall in int8", command, heads, [], [], "Left out: OpenVINO, nncf or the photos are not here.")
-    rows = recall_int8.measure(20 if quick else None)
-    lost = max(100 * (whole - less) for whole, less in zip(rows[0].recalls, rows[1].recalls, strict=True))
-    claim = Claim(
-        "recall of the shipped network in int8, most lost of AR@10..1000",
-        "float32",
-        "0.5 points",
-        "",
-        f"{lost:.2f} points",
-    )
-    cells = [(row.precision, *(f"{each:.4f}" for each in row.recalls)) for row in rows]
-    return Section("Recall in int8", command, heads, cells, [claim])
+def report_precision(quick: bool) -> Section:
+    heads = ("engine", *(f"AR@{top}" for top in (10, 100, 300, 1000)))
+    title, command = "Recall in fewer bits", "python bench/recall_precision.py"
+    if not recall_precision.VALIDATION.exists():
+        return Section(title, command, heads, [], [], f"Left out: {recall_precision.VALIDATION.name} is not there.")
+    first, *rows = recall_precision.measure(20 if quick else None)
+    claims = [
+        Claim(
+            f"recall of the shipped network, {row.engine}, most lost of AR@10..1000",
+            first.engine,
+            "0.5 points" if row.engine.endswith("int8") else "",
+            "",
+            f"{100 * max(a - b for a, b in zip(first.recalls, row.recalls, strict=True)):.2f} points",
+        )
+        for row in rows
+    ]
+    cells = [(row.engine, *(f"{each:.4f}" for each in row.recalls)) for row in (first, *rows)]
+    return Section(title, command, heads, cells, claims)
 
 
 def report_folder(quick: bool) -> Section:
-    engines = tuple(dict.fromkeys(("torch", find_installed()[0], *(["openvino-int8"] if can_quantise() else []))))
+    engines = [*reversed(find_installed()), *find_narrow()]
     rows = folder.measure(num_photos=10 if quick else 400, num_rounds=2 if quick else 5, engines=engines)
     claims = [
         Claim(f"photo file to JSON line, 400 photos, {row.system}", folder.THEIRS, "15x", "40x", times(row.ratio))
@@ -236,12 +237,9 @@ def report_scaling(quick: bool) -> Section:
     return Section("How the cost grows", "python bench/scaling.py", heads, cells, [], picture)
 
 
-def can_quantise() -> bool:
-    try:
-        require_packages("int8", ("openvino", "nncf"), "openvino")
-    except ObjectnessError:
-        return False
-    return True
+def find_narrow() -> list[str]:
+    """The engines in fewer bits than float32 that are installed."""
+    return [f"{name}-{bits}" for name, bits in recall_precision.find_precisions() if bits != "float32"]
 
 
 def times(ratio: float) -> str:
@@ -254,7 +252,7 @@ BENCHMARKS: dict[str, Callable[[bool], Section]] = {
     "nms": report_nms,
     "inference": report_inference,
     "memory": report_memory,
-    "int8": report_int8,
+    "precision": report_precision,
     "folder": report_folder,
     "start": report_start,
     "scaling": report_scaling,

@@ -184,6 +184,12 @@ def test_runs_as_a_module() -> None:
         ("nonsense", 2, 'Unknown command "nonsense"'),
         ("propose", 2, "propose: name at least one image file, folder or glob"),
         ("propose {photo} --nonsense", 2, "Unknown option: .*--nonsense.* See: objectness propose --help"),
+        ("propose {photo} --at-once 0 --weights {tiny}", 2, "at_once = 0 must be at least 1"),
+        (
+            "propose {photo} --engine ncnn --precision bfloat16",
+            2,
+            "bfloat16 is for engines openvino and torch, not for",
+        ),
         ("propose {photo} --top 0", 2, "--top 0: must be at least 1"),
         ("propose {photo} --top many", 2, '--top.*: unable to convert "many" into int'),
         ("propose {photo} --min-score 2", 2, r"--min-score 2: must be in \[0, 1\]"),
@@ -325,6 +331,9 @@ def test_proposes_on_photos(call: Call, tiny: Path, photos: list[Path], tmp_path
     assert call("propose", PHOTOS, "--weights", tiny).out == out.read_text()
     shortened = call("propose", *photos, "--weights", tiny / "model.safetensors", "--top", "5", "--device", "cpu")
     assert [line["boxes"] for line in shortened.lines] == [line["boxes"][:5] for line in lines]
+    side_by_side = call("propose", PHOTOS, "--weights", tiny, "--at-once", "3", "--precision", "bfloat16")
+    assert [line["file"] for line in side_by_side.lines] == [line["file"] for line in lines]
+    assert all(len(line["boxes"]) == 20 for line in side_by_side.lines)
     middle = lines[0]["scores"][9]
     assert len(call("propose", photos[0], "--weights", tiny, "--min-score", middle).lines[0]["scores"]) in (9, 10)
 

@@ -1,5 +1,6 @@
 import json
 import shutil
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 import objectness
+from objectness import predict
 from objectness.batch import make_batch, resize_image
 from objectness.boxes import compute_iou
 from objectness.checkpoint import save_checkpoint
@@ -20,8 +22,8 @@ from objectness.errors import AnnotationError, CheckpointError, ConfigError, Ima
 from objectness.evaluate import measure_recall
 from objectness.image import read_image
 from objectness.network import RegionProposalNetwork
-from objectness.predict import Proposer, choose_device, load, measure_network, to_tensor
-from objectness.structures import Proposals
+from objectness.predict import Proposer, choose_at_once, choose_device, load, measure_network, to_tensor
+from objectness.structures import Output, Proposals
 
 TINY = Config(backbone="resnet18", pyramid_channels=8, input=InputOptions(64, 96), selection=SelectionOptions(keep=20))
 
@@ -210,6 +212,32 @@ def test_threads_share_a_proposer(proposer: Proposer, photos: list[Path]) -> Non
     with ThreadPoolExecutor(2) as pool:
         for found, own in zip(pool.map(proposer.propose, images), expected, strict=True):
             assert_same(found, own)
+
+
+def test_images_of_a_list_are_computed_side_by_side(network: RegionProposalNetwork, photos: list[Path]) -> None:
+    one, two = Proposer(network), Proposer(network, at_once=2)
+    together = threading.Barrier(2, timeout=10)
+    engine = two.engine
+
+    def meet(images: Tensor) -> Output:
+        together.wait()
+        return engine(images)
+
+    two.engine = meet
+    expected = one(photos[:4], keep=5)
+    for found, other in zip(two(photos[:4], keep=5), expected, strict=True):
+        assert found.image_size == other.image_size
+        torch.testing.assert_close(found.boxes, other.boxes, rtol=1e-4, atol=1e-3)
+    assert two([]) == []
+
+
+def test_how_many_are_computed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert [choose_at_once(count, "cpu") for count in (0, 1, 2, 100)] == [1, 1, 2, 3]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    assert choose_at_once(100, "cpu") == 4
+    monkeypatch.setattr(predict, "choose_device", lambda name: torch.device("cpu" if name == "cpu" else "cuda"))
+    assert [choose_at_once(100, engine=engine) for engine in ("torch", "auto", "ncnn")] == [1, 1, 4]
 
 
 def test_the_network_is_set_to_evaluation_and_its_gradients_left_alone(photo: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from objectness.errors import ConfigError, ObjectnessError
 from objectness.image import read_image
-from objectness.propose import Counts, Result, name_pictures, propose_files, to_json_line
+from objectness.propose import NUM_PREPARING, Counts, Result, name_pictures, propose_files, to_json_line
 from objectness.propose import run as run_any
 from objectness.structures import Proposals
 
@@ -121,8 +121,35 @@ def test_reading_runs_ahead_but_not_far() -> None:
         return propose(image)
 
     files = [Path(str(index)) for index in range(30)]
-    assert len(list(propose_files(watch, files, prepare=read, workers=2))) == 30
-    assert 2 < max(ahead) <= 6  # this one, at most four that wait, and the one taken in their place
+    assert len(list(propose_files(watch, files, prepare=read))) == 30
+    assert 2 < max(ahead) <= 2 * NUM_PREPARING + 4  # this one, those that wait, and those taken in their place
+
+
+def test_images_are_proposed_on_side_by_side(files: list[Path], tmp_path: Path) -> None:
+    together = threading.Barrier(2, timeout=10)
+
+    def meet(image: np.ndarray) -> Proposals:
+        together.wait()
+        return propose(image)
+
+    assert run(meet, files, tmp_path / "two", at_once=2) == Counts(done=4, failed=1)
+    run(propose, files, tmp_path / "one")
+    assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
+
+
+@pytest.mark.parametrize(("at_once", "asked", "expected"), [(1, None, 3), (2, None, 1), (8, None, 1), (2, 2, 2)])
+def test_images_share_the_threads_of_torch(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, at_once: int, asked: int | None, expected: int
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    set_to: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    list(
+        propose_files(
+            propose, files, prepare=lambda _: np.zeros((2, 2, 3), np.uint8), at_once=at_once, torch_threads=asked
+        )
+    )
+    assert set(set_to) == {1, expected, 3}  # those that prepare, those that propose, and as it was
 
 
 def test_threads_end_with_the_one_who_listens(files: list[Path]) -> None:

@@ -1,4 +1,7 @@
-"""Proposals for many files: prepare ahead, propose, draw, write one JSON line each; a stopped run goes on.
+"""Proposals for many files: prepare ahead, propose, draw, make one JSON line each, write; a stopped run goes on.
+
+Files are prepared in some threads, and proposed on, drawn and put into lines in others, several side by side where that
+is asked for; lines are written by the caller's thread, in the order of the files.
 
 A file that cannot be read, or not be proposed on, has a line with `error`, and the others are done. A picture is drawn
 before its line is written, so that lines which are kept have theirs; a run that goes on draws none for what it keeps.
@@ -9,14 +12,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
+import torch
+
+from .ahead import map_ahead
 from .draw import draw_proposals
 from .errors import ConfigError, ImageError, ObjectnessError
 from .resume import open_lines, start_line
@@ -27,8 +33,9 @@ if TYPE_CHECKING:
     from .structures import Proposals
 
 
-Ready = TypeVar("Ready")  # what a file is made into by the threads beside, an image at least
-WORKERS = min(4, os.cpu_count() or 1)  # threads that prepare images
+Ready = TypeVar("Ready")  # what a file is made into by the threads that prepare, an image at least
+Made = TypeVar("Made")  # what becomes of a file's result
+NUM_PREPARING = min(4, os.cpu_count() or 1)  # threads that prepare images
 
 
 @dataclass(frozen=True)
@@ -63,23 +70,20 @@ def propose_files(
     files: Sequence[Path],
     *,
     prepare: Callable[[Path], Ready],
-    workers: int = WORKERS,
+    at_once: int = 1,
+    torch_threads: int | None = None,
 ) -> Generator[Result, None, None]:
-    """Propose on image files one by one, in their order, while the next few are prepared beside.
+    """Propose on image files, results in their order, while the next few are prepared beside.
 
     Args:
-        propose: takes what `prepare` made; called in the caller's thread.
+        propose: takes what `prepare` made; called in `at_once` threads.
         files: of images. One that cannot be read gives a result with an error, and the others are done.
         prepare: reads a file, and does what else can be done ahead; called in threads. `Proposer.prepare`, or
             `read_image` where all pixels are wanted.
-        workers: threads that prepare; they are at most two images each ahead, so that memory stays flat.
+        at_once: images proposed on side by side.
+        torch_threads: that torch computes each of them with; by default their share of those that it has.
     """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
-    try:
-        for file, preparing in _prepare_ahead(pool, prepare, files, 2 * workers):
-            yield _propose(propose, file, preparing)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return _work_ahead(partial(_propose, propose), files, prepare, at_once, torch_threads)
 
 
 def run(
@@ -88,6 +92,8 @@ def run(
     out: Path | TextIO,
     *,
     prepare: Callable[[Path], Ready],
+    at_once: int = 1,
+    torch_threads: int | None = None,
     settings: Mapping[str, object] | None = None,
     top: int | None = None,
     min_score: float = 0.0,
@@ -101,25 +107,31 @@ def run(
         propose: see `propose_files`.
         files: of images, each once.
         out: a path, or an open text file, such as stdout, that gets each line as soon as it is there.
-        prepare: see `propose_files`.
+        prepare, at_once, torch_threads: see `propose_files`.
         settings: what else the results depend on, such as the weights; values that JSON can hold.
         top: how many proposals of an image are written, the best; None: all.
         min_score: of proposals that are written, 0..1.
         overwrite: begin again, whatever `out` holds.
         draw_dir: a folder for pictures, `<stem>.jpg`; see `name_pictures`.
         on_result: called after each line with its result and the number of files that have their line by now.
+
     Raises:
         ConfigError: `out` holds something else than the start of this run, or cannot be written, or a picture would
             take the place of an image.
     """
     pictures = name_pictures(files, draw_dir) if draw_dir else {}
     all_settings = {**(settings or {}), "top": top, "min_score": min_score}
+
+    def work(file: Path, preparing: Future[Ready]) -> tuple[Result, str]:
+        result = _draw(_narrow(_propose(propose, file, preparing), top, min_score), pictures)
+        return result, to_json_line(result)
+
     with open_lines(out, files, all_settings, overwrite=overwrite) as (lines, kept):
         counts = Counts(kept.num_lines - kept.num_failed, kept.num_failed, kept.num_lines)
-        with closing(propose_files(propose, files[kept.num_lines :], prepare=prepare)) as results:
-            for each in results:
-                result = _draw(_narrow(each, top, min_score), pictures)
-                lines.write(to_json_line(result) + "\n")
+        left = files[kept.num_lines :]
+        with closing(_work_ahead(work, left, prepare, at_once, torch_threads)) as results:
+            for result, line in results:
+                lines.write(line + "\n")
                 lines.flush()
                 counts = _count(counts, result)
                 if on_result:
@@ -167,16 +179,20 @@ def name_pictures(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     return pictures
 
 
-def _prepare_ahead(
-    pool: ThreadPoolExecutor, prepare: Callable[[Path], Ready], files: Sequence[Path], count: int
-) -> Iterator[tuple[Path, Future[Ready]]]:
-    waiting: deque[tuple[Path, Future[Ready]]] = deque()
-    for file in files:
-        waiting.append((file, pool.submit(prepare, file)))
-        if len(waiting) > count:
-            yield waiting.popleft()
-    while waiting:
-        yield waiting.popleft()
+def _work_ahead(
+    work: Callable[[Path, Future[Ready]], Made],
+    files: Sequence[Path],
+    prepare: Callable[[Path], Ready],
+    at_once: int,
+    torch_threads: int | None,
+) -> Generator[Made, None, None]:
+    """Work on each file and what is being prepared of it, in threads; what was made, in the order of the files."""
+    share = torch_threads or max(1, torch.get_num_threads() // at_once)
+    with map_ahead(prepare, files, NUM_PREPARING) as preparing:
+        pairs = zip(files, preparing, strict=True)
+        with map_ahead(lambda pair: work(*pair), pairs, at_once, share) as made:
+            for each in made:
+                yield each.result()
 
 
 def _propose(propose: Callable[[Ready], Proposals], file: Path, preparing: Future[Ready]) -> Result:

@@ -16,7 +16,6 @@ from objectness.engines.interface import (
     PACKAGES,
     EngineName,
     find_installed,
-    leave_threads_to,
     make_engine,
 )
 from objectness.engines.torch_engine import TorchEngine
@@ -31,8 +30,9 @@ RUNTIMES: tuple[EngineName, ...] = ("ncnn", "openvino", "onnxruntime")
 class FakeEngine:
     """Reads the weights that `write` wrote, and may be wrong by a factor."""
 
-    def __init__(self, folder: Path, name: str = "ncnn", factor: float = 1.0):
+    def __init__(self, folder: Path, name: str, factor: float, options: dict[str, Any]):
         self.name = name
+        self.options = options
         self.network = torch.load(folder / "network.pt", weights_only=False)
         self.factor = factor
 
@@ -56,7 +56,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
                     raise ObjectnessError(f"{name} is broken")
                 torch.save(network, folder / "network.pt")
 
-            return lambda folder: FakeEngine(folder, name, factor), write
+            return lambda folder, **options: FakeEngine(folder, name, factor, options), write
 
         packages = {package for name in names for package in PACKAGES[name]}
         monkeypatch.setattr(interface, "find_spec", lambda package: package in packages or None)
@@ -123,7 +123,7 @@ def test_what_is_not_installed_is_named(fake: Callable[..., list[str]], name: En
 def test_names_are_checked() -> None:
     with pytest.raises(ConfigError, match="engine 'tensorrt' is none of auto, torch, ncnn, openvino, onnxruntime"):
         make_engine(make_tiny(), "tensorrt")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="precision 'int4' is none of float32, int8"):
+    with pytest.raises(ConfigError, match="precision 'int4' is none of float32, bfloat16, int8"):
         make_engine(make_tiny(), precision="int4")  # type: ignore[arg-type]
 
 
@@ -182,10 +182,49 @@ def test_a_proposer_takes_an_engine(fake: Callable[..., list[str]], tmp_path: Pa
 
 
 def test_torch_leaves_its_threads_to_other_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", seen.append)
-    leave_threads_to(TorchEngine(make_tiny()))
-    leave_threads_to(make_tiny().optimized())
-    assert seen == []
-    leave_threads_to(SimpleNamespace(name="ncnn"))
-    assert seen == [1]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    network = make_tiny()
+    assert [Proposer(network, at_once=count).torch_threads for count in (1, 2, 4, 9)] == [6, 3, 1, 1]
+    assert Proposer(network, engine=TorchEngine(network), at_once=2).torch_threads == 3
+    other: Any = SimpleNamespace(name="ncnn")
+    assert Proposer(network, engine=other, at_once=2).torch_threads == 1
+
+
+def test_bfloat16_is_close_and_what_comes_out_is_float32() -> None:
+    network, images = make_tiny(), torch.randn(2, 3, 64, 96)
+    expected, found = network(images), make_engine(network, "torch", precision="bfloat16")(images)
+    for maps, others in zip((found.features, found.deltas), (expected.features, expected.deltas), strict=True):
+        for each, other in zip(maps, others, strict=True):
+            assert each.dtype == torch.float32
+            assert 0 < (each - other).abs().max() < 0.03 * other.abs().max()
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["ncnn", "onnxruntime"])
+def test_bfloat16_is_for_two_engines(name: EngineName) -> None:
+    with pytest.raises(ConfigError, match=f"precision bfloat16 is for engines openvino and torch, not for {name}"):
+        make_engine(make_tiny(), name, precision="bfloat16")
+
+
+def test_auto_takes_the_fastest_that_has_bfloat16(fake: Callable[..., list[str]], tmp_path: Path) -> None:
+    fake("ncnn", "openvino")
+    made = make_engine(make_tiny(), precision="bfloat16", at_once=3, cache_folder=tmp_path)
+    assert isinstance(made, FakeEngine)
+    assert (made.name, made.options) == ("openvino", {"at_once": 3, "narrow": True})
+    fake("ncnn")
+    assert make_engine(make_tiny(), precision="bfloat16", cache_folder=tmp_path).name == "torch"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_processor_without_bfloat16_is_told_of(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    monkeypatch.setattr(interface, "computes_bfloat16", lambda device: there)
+    notes: list[str] = []
+    make_engine(make_tiny(), "torch", precision="bfloat16", say=notes.append)
+    said = "precision bfloat16: cpu has no instructions for it; float32 is likely to be faster"
+    assert notes == ([] if there else [said])
+
+
+def test_images_at_once_are_counted() -> None:
+    for make in (make_engine, Proposer):
+        with pytest.raises(ConfigError, match="at_once = 0 must be at least 1"):
+            make(make_tiny(), at_once=0)

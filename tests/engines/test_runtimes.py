@@ -17,6 +17,7 @@ from objectness.config import Config, InputOptions
 from objectness.efficientnet import LITE0, EfficientNetLite
 from objectness.engines.agreement import copy_eager, measure_agreement
 from objectness.engines.interface import PACKAGES, Engine, EngineName, make_engine
+from objectness.engines.torch_engine import computes_bfloat16
 from objectness.errors import ConfigError, ObjectnessError
 from objectness.network import RegionProposalNetwork
 from objectness.norm import make_norm
@@ -119,7 +120,16 @@ def test_proposals_are_the_same(make: Make, photos: list[Path]) -> None:
 
 def test_threads_share_an_engine(make: Make) -> None:
     network = make_tiny()
-    engine, failures = make(network), list[BaseException]()
+    share_among_threads(make(network), network)
+
+
+def test_threads_are_computed_side_by_side(name: EngineName, folder: Path) -> None:
+    network = make_tiny()
+    share_among_threads(make_engine(network, name, at_once=3, cache_folder=folder), network)
+
+
+def share_among_threads(engine: Engine, network: RegionProposalNetwork) -> None:
+    failures = list[BaseException]()
 
     def work(size: tuple[int, int, int]) -> None:
         try:
@@ -134,6 +144,14 @@ def test_threads_share_an_engine(make: Make) -> None:
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_openvino_in_bfloat16_is_close(folder: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    network, images = make_tiny(), torch.randn(1, 3, 64, 96)
+    found = make_engine(network, "openvino", precision="bfloat16", cache_folder=folder)(images)
+    narrow = computes_bfloat16(torch.device("cpu"))
+    assert (CLOSE if narrow else 0) < measure_agreement(found, copy_eager(network)(images)).worst < 0.05
 
 
 def test_results_outlive_the_next_call(make: Make) -> None:

@@ -10,7 +10,7 @@ from .. import __version__
 
 # As in engines.interface, which would import torch.
 EngineName = Literal["torch", "auto", "ncnn", "onnxruntime", "openvino"]
-Precision = Literal["float32", "int8"]
+Precision = Literal["float32", "bfloat16", "int8"]
 
 
 def show_default(value: object) -> str | None:

@@ -25,14 +25,19 @@ def doctor() -> int:
 
     from ..engines.cache import find_cache_folder
     from ..engines.interface import find_installed
+    from ..engines.torch_engine import computes_bfloat16
     from ..kernels.library import describe
     from ..predict import choose_device
 
+    chosen = choose_device()
     rows = {
         "objectness": f"{__version__}, Python {platform.python_version()} on {platform.platform()}",
         "processor": f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}; torch computes with "
         f"{torch.get_num_threads()} threads",
-        "device": _describe_device(choose_device()),
+        "bfloat16": "faster than float32 here (--precision bfloat16)"
+        if computes_bfloat16(chosen)
+        else f"{chosen} has no instructions for it; float32 is faster",
+        "device": _describe_device(chosen),
         "kernels": describe(),
         "engines": f"{', '.join(find_installed())} (fastest first); others come with pip install 'objectness[ncnn]', "
         f"[openvino] or [export]",

@@ -29,6 +29,7 @@ def evaluate(
     engine: EngineName = "torch",
     precision: Precision = "float32",
     calibrate: str | None = None,
+    at_once: int | None = None,
 ) -> int:
     """Measure class-agnostic recall: AR@10, 100, 300 and 1000, by size, by IoU, and proposals against score.
 
@@ -46,8 +47,11 @@ def evaluate(
         device: cpu, cuda, ... or auto.
         engine: What computes: torch, ncnn, onnxruntime, openvino, or auto, the fastest that is installed. A network is
             converted at first, and kept in the user's cache.
-        precision: int8 is for openvino alone: faster, less exact, and calibrated on photos like yours.
+        precision: bfloat16 (torch, openvino) and int8 (openvino, calibrated on photos like yours) are faster and less
+            exact; `objectness evaluate` says how much.
         calibrate: A folder or glob of a hundred photos or more, for int8.
+        at_once: Images computed side by side, each with its share of the cores; by default up to 4 on a CPU. More are
+            done sooner and take more memory.
     """
     if proposals is not None and weights is not None:
         raise ConfigError("evaluate: give either --weights or --proposals")
@@ -60,10 +64,9 @@ def evaluate(
     if plot is not None and find_spec("matplotlib") is None:
         raise ObjectnessError("--plot needs matplotlib: pip install 'objectness[plot]'")
     from ..checkpoint import SHIPPED
-    from ..engines.interface import leave_threads_to
     from ..evaluate import measure_recall
     from ..image import find_images
-    from ..predict import load, measure_proposer
+    from ..predict import choose_at_once, load, measure_proposer
     from ..proposal_file import match_proposals, read_proposals
     from ..recall_report import plot_recall
 
@@ -77,9 +80,9 @@ def evaluate(
             engine=engine,
             precision=precision,
             calibration=find_images([calibrate]) if calibrate else (),
+            at_once=choose_at_once(len(records), device, engine) if at_once is None else at_once,
             say=say,
         )
-        leave_threads_to(proposer.engine)
         for note in proposer.notes:
             say(f"note: {note}")
         with Meter("evaluate", len(records)) as meter:

@@ -31,6 +31,7 @@ def propose(
     engine: EngineName = "torch",
     precision: Precision = "float32",
     calibrate: str | None = None,
+    at_once: int | None = None,
     reduce_jpeg: bool = False,
     overwrite: bool = False,
 ) -> int:
@@ -51,8 +52,11 @@ def propose(
         device: cpu, cuda, cuda:1, ... or auto.
         engine: What computes: torch, ncnn, onnxruntime, openvino, or auto, the fastest that is installed. A network is
             converted at first, and kept in the user's cache.
-        precision: int8 is for openvino alone: faster, less exact, and calibrated on photos like yours.
+        precision: bfloat16 (torch, openvino) and int8 (openvino, calibrated on photos like yours) are faster and less
+            exact; `objectness evaluate` says how much.
         calibrate: A folder or glob of a hundred photos or more, for int8.
+        at_once: Images computed side by side, each with its share of the cores; by default up to 4 on a CPU. More are
+            done sooner and take more memory.
         reduce_jpeg: Decode a JPEG of more than twice the size that the network sees to a half, quarter or eighth:
             faster for photos of many megapixels, with nearly the same proposals.
         overwrite: Begin again, whatever is in --out.
@@ -64,8 +68,7 @@ def propose(
     if not 0 <= min_score <= 1:
         raise ConfigError(f"--min-score {min_score:g}: must be in [0, 1]")
     from .. import propose as proposing
-    from ..engines.interface import leave_threads_to
-    from ..predict import load
+    from ..predict import choose_at_once, load
 
     files = _find_images(sources, draw)
     if draw is not None:
@@ -76,9 +79,9 @@ def propose(
         engine=engine,
         precision=precision,
         calibration=_find_images([calibrate], None) if calibrate else (),
+        at_once=choose_at_once(len(files), device, engine) if at_once is None else at_once,
         say=say,
     )
-    leave_threads_to(proposer.engine)
     for note in proposer.notes:
         say(f"note: {note}")
     settings: dict[str, object] = {}
@@ -101,6 +104,8 @@ def propose(
             files,
             out or sys.stdout,
             prepare=partial(proposer.prepare, reduce=reduce_jpeg),
+            at_once=proposer.at_once,
+            torch_threads=proposer.torch_threads,
             settings=settings,
             top=top,
             min_score=min_score,

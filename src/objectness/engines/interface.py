@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-import torch
 from torch import Tensor
 
 from .. import __version__
@@ -17,10 +16,10 @@ from ..network import RegionProposalNetwork
 from ..structures import Output
 from .agreement import check_engine
 from .cache import Cache, find_cache_folder, ignore, make_key
-from .torch_engine import TorchEngine
+from .torch_engine import TorchEngine, computes_bfloat16
 
 EngineName = Literal["auto", "torch", "ncnn", "openvino", "onnxruntime"]
-Precision = Literal["float32", "int8"]
+Precision = Literal["float32", "bfloat16", "int8"]
 
 # What each engine needs beside torch, its converter included, and the extra of this package that brings it.
 PACKAGES: dict[str, tuple[str, ...]] = {
@@ -31,6 +30,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 }
 EXTRAS = {"ncnn": "ncnn", "onnxruntime": "export", "openvino": "openvino"}
 FASTEST_FIRST = ("ncnn", "openvino", "onnxruntime", "torch")  # measured; see docs/engines.md
+NARROW = ("openvino", "torch")  # those that compute in bfloat16, fastest first
 
 
 class Engine(Protocol):
@@ -57,6 +57,7 @@ def make_engine(
     *,
     precision: Precision = "float32",
     calibration: Sequence[Path] = (),
+    at_once: int = 1,
     cache_folder: Path | None = None,
     say: Callable[[str], None] = ignore,
 ) -> Engine:
@@ -65,8 +66,11 @@ def make_engine(
     Args:
         network: it stays as it is. On a GPU it can run on torch alone.
         name: the runtime; "auto" is the fastest that is installed and takes this network.
-        precision: "int8" is OpenVINO's alone, faster and less exact; it is never chosen by itself.
+        precision: "bfloat16" (torch and OpenVINO) and "int8" (OpenVINO) are faster and less exact; neither is ever
+            chosen by itself.
         calibration: photos like those to come, from which int8 takes its scales; a hundred or more.
+        at_once: calls from different threads that are to be computed side by side, each with its share of the cores:
+            sooner done than one after another, and each later.
         cache_folder: where conversions are kept; the user's cache by default (`cache.find_cache_folder`).
         say: called with a sentence where something takes long or goes another way than asked.
 
@@ -75,32 +79,30 @@ def make_engine(
         ObjectnessError: the runtime is not installed, or what it computes is not what torch computes.
     """
     _check_names(name, precision)
+    if at_once < 1:
+        raise ConfigError(f"at_once = {at_once} must be at least 1")
     cache = Cache(find_cache_folder() if cache_folder is None else cache_folder, say)
     if precision == "int8":
         if name != "openvino":
             raise ConfigError(f"precision int8 is OpenVINO's alone, not of engine {name}; take engine openvino with it")
         require("openvino")
         require_packages("precision int8", ("nncf",), "openvino")
-        return _make_int8(network, calibration, cache)
+        return _make_int8(network, calibration, cache, at_once)
     if calibration:
         raise ConfigError("photos to calibrate on are for precision int8; leave them out, or choose it")
-    on_cpu = next(network.parameters()).device.type == "cpu"
-    if name == "auto":
-        return _make_fastest(network, cache) if on_cpu else TorchEngine(network)
-    require(name)
-    if name != "torch" and not on_cpu:
+    device = next(network.parameters()).device
+    if name not in ("auto", "torch") and device.type != "cpu":
         raise ConfigError(f"engine {name} computes on the CPU; take device cpu with it, or engine torch")
-    return _make(network, name, cache)
-
-
-def leave_threads_to(engine: object) -> None:
-    """Let torch compute with one thread, in the whole process, where another runtime has threads of its own.
-
-    torch's threads go on waiting busily for a while after each operation, and take the cores from the runtime's: int8
-    on two cores proposed on 30 photos a second beside two of them, and on 38 beside one.
-    """
-    if getattr(engine, "name", "torch") != "torch":
-        torch.set_num_threads(1)
+    narrow = precision == "bfloat16"
+    if narrow and not computes_bfloat16(device):
+        say(f"precision bfloat16: {device} has no instructions for it; float32 is likely to be faster")
+    if name != "auto":
+        if narrow and name not in NARROW:
+            raise ConfigError(f"precision bfloat16 is for engines {' and '.join(NARROW)}, not for {name}")
+        require(name)
+        return _make(network, name, cache, at_once, narrow)
+    names = [each for each in (NARROW if narrow else FASTEST_FIRST) if each in find_installed()]
+    return _make_fastest(network, names if device.type == "cpu" else (), cache, at_once, narrow)
 
 
 def find_installed() -> tuple[str, ...]:
@@ -137,19 +139,21 @@ def _check_names(name: str, precision: str) -> None:
             raise ConfigError(f"{what} {value!r} is none of {', '.join(get_args(choices))}")
 
 
-def _make_fastest(network: RegionProposalNetwork, cache: Cache) -> Engine:
-    """The first that works; the last is torch, which does."""
-    for name in find_installed():
+def _make_fastest(
+    network: RegionProposalNetwork, names: Sequence[str], cache: Cache, at_once: int, narrow: bool
+) -> Engine:
+    """The first that works; torch, if none does."""
+    for name in names:
         try:
-            return _make(network, name, cache)
+            return _make(network, name, cache, at_once, narrow)
         except (ObjectnessError, ImportError, OSError, RuntimeError) as error:
             cache.say(f"engine {name} is left out: {error}")
-    return TorchEngine(network)
+    return TorchEngine(network, narrow)
 
 
-def _make(network: RegionProposalNetwork, name: str, cache: Cache) -> Engine:
+def _make(network: RegionProposalNetwork, name: str, cache: Cache, at_once: int, narrow: bool) -> Engine:
     if name == "torch":
-        return TorchEngine(network)
+        return TorchEngine(network, narrow)
     make, write = load_runtime(name)
 
     def build(folder: Path) -> None:
@@ -157,10 +161,11 @@ def _make(network: RegionProposalNetwork, name: str, cache: Cache) -> Engine:
         write(network, folder)
         check_engine(make(folder), network)
 
-    return make(cache.fetch(make_key(name, network, find_versions(PACKAGES[name])), build))
+    folder = cache.fetch(make_key(name, network, find_versions(PACKAGES[name])), build)
+    return make(folder, at_once=at_once, narrow=True) if narrow else make(folder, at_once=at_once)
 
 
-def load_runtime(name: str) -> tuple[Callable[[Path], Engine], Callable[[RegionProposalNetwork, Path], None]]:
+def load_runtime(name: str) -> tuple[Callable[..., Engine], Callable[[RegionProposalNetwork, Path], None]]:
     """What makes an engine of a folder, and what writes the folder; of any engine but torch."""
     if name == "ncnn":
         from ..export.to_ncnn import write_ncnn
@@ -183,10 +188,11 @@ def find_versions(packages: Sequence[str]) -> dict[str, str]:
     return {"objectness": __version__, **{package: version(package) for package in ("torch", *packages)}}
 
 
-def _make_int8(network: RegionProposalNetwork, photos: Sequence[Path], cache: Cache) -> Engine:
+def _make_int8(network: RegionProposalNetwork, photos: Sequence[Path], cache: Cache, at_once: int) -> Engine:
     from .int8 import digest_photos, write_int8
     from .openvino_engine import OpenVinoEngine
 
     baked = {**find_versions(("openvino", "nncf")), "photos": digest_photos(photos)}
     key = make_key("openvino-int8", network, baked)
-    return OpenVinoEngine(cache.fetch(key, lambda folder: write_int8(network, photos, folder, cache.say)))
+    folder = cache.fetch(key, lambda folder: write_int8(network, photos, folder, cache.say))
+    return OpenVinoEngine(folder, at_once=at_once)

@@ -30,6 +30,7 @@ class NcnnEngine:
     Args:
         folder: with `network.param` and `network.bin`.
         num_threads: to compute with; by default as many as torch does.
+        at_once: calls that are to be computed side by side, each with its share of the threads.
 
     Raises:
         ObjectnessError: the files cannot be read.
@@ -37,14 +38,14 @@ class NcnnEngine:
 
     name = "ncnn"
 
-    def __init__(self, folder: Path, num_threads: int | None = None):
+    def __init__(self, folder: Path, num_threads: int | None = None, at_once: int = 1):
         import ncnn
 
         self._make_mat = ncnn.Mat
         self._net = ncnn.Net()
         for option in NARROW_TYPES:
             setattr(self._net.opt, option, False)
-        self._net.opt.num_threads = num_threads or torch.get_num_threads()
+        self._net.opt.num_threads = max(1, (num_threads or torch.get_num_threads()) // at_once)
         files = folder / PARAM_FILE, folder / WEIGHTS_FILE
         if self._net.load_param(str(files[0])) or self._net.load_model(str(files[1])):
             raise ObjectnessError(f"{folder}: ncnn cannot read the network in it; delete the folder and try again")

@@ -19,12 +19,13 @@ class OnnxRuntimeEngine:
     Args:
         folder: with `network.onnx`, the network alone, without selection.
         num_threads: to compute with; by default as many as torch does.
+        at_once: calls that are to be computed side by side, each with its share of the threads.
     """
 
     name = "onnxruntime"
 
-    def __init__(self, folder: Path, num_threads: int | None = None):
-        self._session = open_session(folder / MODEL_FILE, num_threads)
+    def __init__(self, folder: Path, num_threads: int | None = None, at_once: int = 1):
+        self._session = open_session(folder / MODEL_FILE, (num_threads or torch.get_num_threads()) // at_once)
 
     def __call__(self, images: Tensor) -> Output:
         """See `Engine.__call__`."""
@@ -45,6 +46,6 @@ def open_session(file: Path, num_threads: int | None = None) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads or torch.get_num_threads()
+    options.intra_op_num_threads = max(1, torch.get_num_threads() if num_threads is None else num_threads)
     options.log_severity_level = 3  # errors alone
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
