@@ -207,10 +207,11 @@ def report_precision(quick: bool) -> Section:
 def report_folder(quick: bool) -> Section:
     engines = [*reversed(find_installed()), *find_narrow()]
     rows = folder.measure(num_photos=10 if quick else 400, num_rounds=2 if quick else 5, engines=engines)
+    ours = sorted((row for row in rows if row.system != folder.THEIRS), key=lambda row: -row.ratio)
+    goals = [("15x", "40x"), *[("", "")] * (len(ours) - 1)]  # of the fastest way there is
     claims = [
-        Claim(f"photo file to JSON line, 400 photos, {row.system}", folder.THEIRS, "15x", "40x", times(row.ratio))
-        for row in rows
-        if row.system != folder.THEIRS
+        Claim(f"photo file to JSON line, 400 photos, {row.system}", folder.THEIRS, least, aim, times(row.ratio))
+        for row, (least, aim) in zip(ours, goals, strict=True)
     ]
     cells = [(row.system, f"{row.photos_per_second:.2f}", times(row.ratio)) for row in rows]
     heads = ("system", "photos/s", "times as fast")

@@ -28,7 +28,7 @@ from objectness.batch import resize_image
 from objectness.config import AnchorOptions, LabelOptions
 from objectness.image import read_image
 from objectness.matching import match_grid
-from objectness.predict import Prepared
+from objectness.predict import Prepared, choose_at_once
 from objectness.propose import run
 from objectness.structures import Proposals, Targets
 
@@ -116,7 +116,8 @@ def sweep_photos(num_photos: int) -> tuple[Sweep, Sweep]:
 
     files = [PHOTOS[i % len(PHOTOS)] for i in range(num_photos)]
     with Path(os.devnull).open("w") as out:
-        run(propose, files, out, prepare=proposer.prepare, on_result=watch)
+        at_once = choose_at_once(num_photos, "cpu")
+        run(propose, files, out, prepare=proposer.prepare, at_once=at_once, on_result=watch)
     x = list(map(float, marks))
     return Sweep("all but the network", "photos", x, seconds, "s"), Sweep("memory", "photos", x, memory, "MiB")
 

@@ -102,3 +102,12 @@ def test_norms() -> None:
     for level, same in zip(pyramid(stages), expected, strict=True):
         torch.testing.assert_close(level, same)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in pyramid.modules())
+
+
+def test_maps_are_let_go_where_that_is_wanted() -> None:
+    pyramid, stages = make_transparent(), make_stages(*SIZES)
+    expected = pyramid(stages)
+    assert len(stages) == 4
+    for level, other in zip(pyramid(stages, consume=True), expected, strict=True):
+        assert torch.equal(level, other)
+    assert stages == []

@@ -61,7 +61,7 @@ class RegionProposalNetwork(nn.Module):
         Returns:
             Features, logits and deltas of every level.
         """
-        features = self.pyramid(self.backbone(images))
+        features = self.pyramid(list(self.backbone(images)), consume=True)
         logits, deltas = self.head(features)
         return Output(features, logits, deltas)
 

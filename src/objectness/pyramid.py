@@ -50,14 +50,19 @@ class Pyramid(nn.Module):
                 if not isinstance(norm, nn.Identity):
                     convs[i], norms[i] = fold_norm(conv, norm), nn.Identity()
 
-    def forward(self, stages: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """C2..C5, (N, C_l, H_l, W_l) each -> P2..P6, (N, channels, H_l, W_l) each; P6 is every second cell of P5."""
+    def forward(self, stages: Sequence[Tensor], *, consume: bool = False) -> tuple[Tensor, ...]:
+        """C2..C5, (N, C_l, H_l, W_l) each -> P2..P6, (N, channels, H_l, W_l) each; P6 is every second cell of P5.
+
+        With `consume` a list is emptied, so that the memory of each map is free as soon as the map has been used.
+        """
+        waiting = stages if consume and isinstance(stages, list) else list(stages)
         levels: list[Tensor] = []
         above: Tensor | None = None
         for i in reversed(range(len(self.laterals))):  # a level at a time, so that few maps are held at once
-            lateral = merged = convolve(self.laterals[i], self.lateral_norms[i], stages[i])
+            lateral = merged = convolve(self.laterals[i], self.lateral_norms[i], waiting.pop())
             if above is not None:
                 merged = F.interpolate(above, size=lateral.shape[-2:], mode="nearest").add_(lateral)
-            levels.insert(0, convolve(self.outputs[i], self.output_norms[i], merged))
             above = merged if self.top_down == "cumulative" else lateral
+            del lateral
+            levels.insert(0, convolve(self.outputs[i], self.output_norms[i], merged))
         return (*levels, F.max_pool2d(levels[-1], kernel_size=1, stride=2))

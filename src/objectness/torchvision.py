@@ -43,7 +43,8 @@ class PyramidBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """(N, 3, H, W) RGB, normalised and padded -> P2..P6 by torchvision's names, (N, C, H_l, W_l) each."""
-        levels = self.pyramid(self.backbone(images if self.order == "RGB" else images.flip(1)))
+        stages = list(self.backbone(images if self.order == "RGB" else images.flip(1)))
+        levels = self.pyramid(stages, consume=True)
         return OrderedDict(zip(LEVEL_NAMES, levels, strict=True))
 
 
