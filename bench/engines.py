@@ -11,14 +11,15 @@ machine too, --cpu-time counts the seconds of processor that one thread takes in
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from turns import take_turns
 
 from objectness.checkpoint import SHIPPED, load_network
 from objectness.config import Config
@@ -74,7 +75,12 @@ def measure(
     if backbone.startswith("res") and find_spec("torchvision") is not None:
         theirs, differences[PEER] = build_peer(network, images)
         systems = {PEER: theirs, **systems}
-    seconds = take_turns(systems, images, num_runs, time.process_time if cpu_time else time.perf_counter)
+    with torch.inference_mode():
+        seconds = take_turns(
+            {name: partial(compute, images) for name, compute in systems.items()},
+            num_runs,
+            clock=time.process_time if cpu_time else time.perf_counter,
+        )
     return [Row(name, seconds[name], differences[name]) for name in systems]
 
 
@@ -86,21 +92,6 @@ def build_peer(network: RegionProposalNetwork, images: Tensor) -> tuple[Callable
     peer.copy_weights(network, theirs)
     difference = peer.compare_maps(network, theirs, images)
     return lambda images: theirs.rpn.head(list(theirs.backbone(images).values())), difference
-
-
-@torch.inference_mode()
-def take_turns(
-    systems: dict[str, Callable[[Tensor], object]], images: Tensor, num_runs: int, clock: Callable[[], float]
-) -> dict[str, float]:
-    """The median of each, the runs taking turns; each has run once before."""
-    seconds: dict[str, list[float]] = {name: [] for name in systems}
-    for run in range(num_runs + 1):
-        for name, compute in systems.items():
-            start = clock()
-            compute(images)
-            if run:
-                seconds[name].append(clock() - start)
-    return {name: statistics.median(each) for name, each in seconds.items()}
 
 
 if __name__ == "__main__":

@@ -12,16 +12,14 @@ measured but computed from the shapes: what either holds at its peak beyond anch
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torchvision
 from torch import Tensor
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
+from turns import take_turns
 
 from objectness.anchors import AnchorGrid, make_anchors
 from objectness.config import AnchorOptions, LabelOptions
@@ -87,12 +85,12 @@ def measure_row(count: int, num_runs: int) -> Row:
     targets = Targets(boxes, torch.zeros(0, 4))
     matcher = Matcher(options.positive_iou, options.negative_iou, allow_low_quality_matches=True)
     compare(match_grid(grid, targets, options), *assign_as_torchvision(matcher, anchors, boxes), boxes)
-    ours, plain, theirs = take_turns(
-        num_runs,
-        lambda: match_grid(grid, targets, options),
-        lambda: match_anchors(anchors, targets, options),
-        lambda: assign_as_torchvision(matcher, anchors, boxes),
-    )
+    systems = {
+        "ours": lambda: match_grid(grid, targets, options),
+        "plain": lambda: match_anchors(anchors, targets, options),
+        "theirs": lambda: assign_as_torchvision(matcher, anchors, boxes),
+    }
+    ours, plain, theirs = (1000 * each for each in take_turns(systems, num_runs).values())
     return Row(count, ours, plain, theirs, count_our_bytes(grid, count) / KIB, count_their_bytes(grid, count) / MIB)
 
 
@@ -118,17 +116,6 @@ def compare(ours: Matches, labels: Tensor, matched: Tensor, boxes: Tensor) -> No
     same = torch.equal(ours.labels.float(), labels) and torch.equal(boxes[ours.boxes[positive]], matched[positive])
     if not same or not positive.any() or not (labels == NEGATIVE).any():
         raise SystemExit("the labels or boxes are not torchvision's")
-
-
-def take_turns(num_runs: int, *functions: Callable[[], Any]) -> list[float]:
-    """Median milliseconds of each."""
-    times: list[list[float]] = [[] for _ in functions]
-    for _ in range(num_runs):
-        for each, function in zip(times, functions, strict=True):
-            start = time.perf_counter()
-            function()
-            each.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(each) for each in times]
 
 
 def count_our_bytes(grid: AnchorGrid, count: int) -> int:

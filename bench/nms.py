@@ -11,8 +11,6 @@ torchvision alone takes minutes, and is timed once. Prints Markdown.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +18,7 @@ import torch
 import torchvision
 from torch import Tensor
 from torchvision.ops import box_iou
+from turns import take_turns
 
 from objectness.kernels.library import describe
 from objectness.suppression import iou, nms
@@ -27,8 +26,7 @@ from objectness.suppression import iou, nms
 COUNTS = (100, 1000, 10_000, 100_000)
 THRESHOLDS = (0.5, 0.7)
 PAIRS = ((100, 100), (1000, 1000), (20, 242_991), (2000, 10_000))
-SHORT_S = 0.2  # of each, so many seconds of runs at least
-MOST_RUNS = 200
+SHORT_S = 0.2  # of both, so many seconds of runs at least
 LONG_S = 5.0  # what takes longer is timed once
 
 
@@ -84,7 +82,7 @@ def measure(num_runs: int = 5, most: int = 10_000) -> list[Row]:
 def measure_nms(kind: str, count: int, threshold: float, num_runs: int) -> Row:
     generator = torch.Generator().manual_seed(count)
     boxes, scores = KINDS[kind](count, generator), torch.rand(count, generator=generator)
-    (ours_ms, kept), (theirs_ms, expected) = take_turns(
+    ours_ms, kept, theirs_ms, expected = compare(
         num_runs, lambda: nms(boxes, scores, threshold), lambda: torchvision.ops.nms(boxes, scores, threshold)
     )
     if not torch.equal(kept, expected):
@@ -95,9 +93,7 @@ def measure_nms(kind: str, count: int, threshold: float, num_runs: int) -> Row:
 def measure_iou(n: int, m: int, num_runs: int) -> Row:
     generator = torch.Generator().manual_seed(n)
     boxes, others = make_dense(n, generator), make_dense(m, generator)
-    (ours_ms, ious), (theirs_ms, expected) = take_turns(
-        num_runs, lambda: iou(boxes, others), lambda: box_iou(boxes, others)
-    )
+    ours_ms, ious, theirs_ms, expected = compare(num_runs, lambda: iou(boxes, others), lambda: box_iou(boxes, others))
     if not torch.equal(ious, expected):
         raise SystemExit(f"{n} x {m} boxes: the IoUs are not torchvision's")
     return Row("iou, dense", f"{n} x {m}", -1, ours_ms, theirs_ms)
@@ -121,19 +117,14 @@ def make_clustered(count: int, generator: torch.Generator) -> Tensor:
 KINDS = {"sparse": make_sparse, "dense": make_dense, "clustered": make_clustered}
 
 
-def take_turns(num_runs: int, *functions: Callable[[], Tensor]) -> list[tuple[float, Tensor]]:
-    """Median milliseconds of each, of `num_runs` or more, and what it returned."""
-    times: list[list[float]] = [[] for _ in functions]
-    start = time.perf_counter()
-    while len(times[0]) < num_runs or (time.perf_counter() - start < SHORT_S and len(times[0]) < MOST_RUNS):
-        results = []
-        for each, function in zip(times, functions, strict=True):
-            before = time.perf_counter()
-            results.append(function())
-            each.append(1e3 * (time.perf_counter() - before))
-        if time.perf_counter() - start > LONG_S:
-            break
-    return [(statistics.median(each), result) for each, result in zip(times, results, strict=True)]
+def compare(
+    num_runs: int, ours: Callable[[], Tensor], theirs: Callable[[], Tensor]
+) -> tuple[float, Tensor, float, Tensor]:
+    """Milliseconds of each and what it returns."""
+    found, expected = ours(), theirs()
+    systems = {"ours": ours, "theirs": theirs}
+    seconds = take_turns(systems, num_runs, at_least_s=SHORT_S, at_most_s=LONG_S, warm_up=False)
+    return 1000 * seconds["ours"], found, 1000 * seconds["theirs"], expected
 
 
 if __name__ == "__main__":

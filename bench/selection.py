@@ -12,13 +12,12 @@ Markdown table.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from turns import take_turns
 
 from objectness.anchors import make_anchors
 from objectness.boxes import compute_iou
@@ -88,8 +87,11 @@ def measure_scores(scores: str, num_runs: int, size: tuple[int, int]) -> list[Ro
         THEIRS: wrap_theirs(output, size),
     }
     boxes = {name: propose() for name, propose in systems.items()}
-    ms = measure_ms(systems, num_runs)
-    return [Row(scores, name, ms[name], ms[THEIRS] / ms[name], compare(boxes[name], boxes[THEIRS])) for name in systems]
+    seconds = take_turns(systems, num_runs, warm_up=False)
+    return [
+        Row(scores, name, 1000 * seconds[name], seconds[THEIRS] / seconds[name], compare(boxes[name], boxes[THEIRS]))
+        for name in systems
+    ]
 
 
 def make_output(scores: str, size: tuple[int, int]) -> Output:
@@ -152,17 +154,6 @@ def wrap_theirs(output: Output, size: tuple[int, int]) -> Propose:
 def compare(boxes: Tensor, theirs: Tensor) -> float:
     """The share of their boxes that are among ours."""
     return float((compute_iou(theirs, boxes).amax(dim=1) > SAME_IOU).float().mean())
-
-
-def measure_ms(systems: dict[str, Propose], num_runs: int) -> dict[str, float]:
-    """The median of each, the runs taking turns."""
-    ms: dict[str, list[float]] = {name: [] for name in systems}
-    for _ in range(num_runs):
-        for name, propose in systems.items():
-            start = time.perf_counter()
-            propose()
-            ms[name].append((time.perf_counter() - start) * 1000)
-    return {name: statistics.median(each) for name, each in ms.items()}
 
 
 if __name__ == "__main__":
