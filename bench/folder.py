@@ -1,13 +1,14 @@
 """From photo files to JSON lines, a folder of them: the shipped network beside torchvision's ResNet-50.
 
     python bench/folder.py [PHOTOS] [--photos 400] [--rounds 5] [--engines torch torch-bfloat16 ncnn openvino-int8]
+        [--at-once 1 2]
 
 Both see the photos at the size of the shipped network's input, 384 x 512 px, and write one line with their boxes for
-each file. Ours is the loop behind `objectness propose` with its defaults, which computes photos side by side and
-prepares others meanwhile; torchvision's is the loop that its user writes: read, transform, backbone, RPN, boxes in the
-photo's pixels, json.dumps, with all cores for one photo. Its weights are random and its RPN keeps 1,000 of 1,000 a
-level, by its defaults; ours keeps up to 2,000. The photos are dealt into rounds, in which the two take turns; the
-median round is compared, photos per second. Prints a Markdown table.
+each file. Ours is the loop behind `objectness propose`, which computes photos side by side, by default as many as the
+command would, and prepares others meanwhile; torchvision's is the loop that its user writes: read, transform, backbone,
+RPN, boxes in the photo's pixels, json.dumps, with all cores for one photo. Its weights are random and its RPN keeps
+1,000 of 1,000 a level, by its defaults; ours keeps up to 2,000. The photos are dealt into rounds, in which the systems
+take turns; the median round is compared, photos per second. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from objectness.predict import Proposer, choose_at_once
 from objectness.propose import run
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco" / "images"
-NUM_CALIBRATION, MANY = 200, 400
+NUM_CALIBRATION = 200
 OURS, THEIRS = "objectness, shipped network", "torchvision, ResNet-50"
 
 
@@ -47,21 +48,30 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--engines", nargs="+", default=["torch"])
+    parser.add_argument("--at-once", type=int, nargs="+", default=[], help="each of these numbers, on each engine")
     args = parser.parse_args()
-    rows = measure(args.folder, args.photos, args.rounds, args.engines)
+    rows = measure(args.folder, args.photos, args.rounds, args.engines, args.at_once)
     print(f"| system | photos/s, median of {args.rounds} rounds | times as fast |\n|---|--:|--:|")
     for row in rows:
         print(f"| {row.system} | {row.photos_per_second:.2f} | {row.ratio:.1f} |")
 
 
 def measure(
-    folder: Path = PHOTOS, num_photos: int = 400, num_rounds: int = 5, engines: Sequence[str] = ("torch",)
+    folder: Path = PHOTOS,
+    num_photos: int = 400,
+    num_rounds: int = 5,
+    engines: Sequence[str] = ("torch",),
+    at_once: Sequence[int] = (),
 ) -> list[Row]:
     """torchvision and every engine on the same photos."""
     photos = find_images([folder])
     files = photos[:num_photos]
-    proposers = {engine: make_proposer(engine, photos[num_photos:]) for engine in engines}
-    systems = {f"{OURS}, {engine}": wrap_ours(proposer) for engine, proposer in proposers.items()}
+    proposers = {
+        f"{engine}, {count} at once" if at_once else engine: make_proposer(engine, count, photos[num_photos:])
+        for engine in engines
+        for count in at_once or [choose_at_once(num_photos, "cpu")]
+    }
+    systems = {f"{OURS}, {name}": wrap_ours(proposer) for name, proposer in proposers.items()}
     systems[THEIRS] = wrap_theirs(next(iter(proposers.values())))
     for propose in systems.values():
         propose(files[:4])
@@ -76,14 +86,14 @@ def measure(
     return [Row(name, medians[name], medians[name] / medians[THEIRS]) for name in systems]
 
 
-def make_proposer(engine: str, others: Sequence[Path]) -> Proposer:
+def make_proposer(engine: str, at_once: int, others: Sequence[Path]) -> Proposer:
     """The shipped network on an engine, "NAME" or "NAME-PRECISION"; int8 is calibrated on photos that are not timed."""
     name, _, precision = engine.partition("-")
     return objectness.load(
         engine=name,  # type: ignore[arg-type]
         precision=precision or "float32",  # type: ignore[arg-type]
         calibration=others[:NUM_CALIBRATION] if precision == "int8" else (),
-        at_once=choose_at_once(MANY, "cpu"),
+        at_once=at_once,
     )
 
 

@@ -15,11 +15,13 @@ from PIL import Image
 
 from objectness.errors import ConfigError, ObjectnessError
 from objectness.image import read_image
-from objectness.propose import NUM_PREPARING, Counts, Result, name_pictures, propose_files, to_json_line
+from objectness.propose import NUM_PREPARING, Counts, Result, name_pictures, to_json_line
+from objectness.propose import propose_files as propose_files_any
 from objectness.propose import run as run_any
 from objectness.structures import Proposals
 
 run = partial(run_any, prepare=read_image)
+propose_files = partial(propose_files_any, prepare=read_image, finish=lambda result: result)
 
 
 def propose(image: np.ndarray) -> Proposals:
@@ -67,7 +69,7 @@ def test_lines_hold_what_was_proposed() -> None:
 
 
 def test_results_keep_the_order_and_failures_stop_nothing(files: list[Path]) -> None:
-    results = list(propose_files(propose, files, prepare=read_image))
+    results = list(propose_files(propose, files))
     assert [result.file for result in results] == files
     assert [result.proposals and result.proposals.image_size for result in results] == [
         (20, 20),
@@ -84,7 +86,7 @@ def test_results_keep_the_order_and_failures_stop_nothing(files: list[Path]) -> 
 
 
 def test_no_files_are_ordinary(tmp_path: Path) -> None:
-    assert list(propose_files(propose, [], prepare=read_image)) == []
+    assert list(propose_files(propose, [])) == []
     assert run(propose, [], tmp_path / "out", draw_dir=tmp_path) == Counts()
 
 
@@ -92,7 +94,7 @@ def test_what_cannot_be_proposed_on_is_a_failure_too(files: list[Path]) -> None:
     def refuse(image: np.ndarray) -> Proposals:
         raise ObjectnessError("too odd")
 
-    assert [result.error for result in propose_files(refuse, files[:1], prepare=read_image)] == [f"{files[0]}: too odd"]
+    assert [result.error for result in propose_files(refuse, files[:1])] == [f"{files[0]}: too odd"]
 
 
 def test_faults_of_the_program_come_through(files: list[Path]) -> None:
@@ -100,7 +102,7 @@ def test_faults_of_the_program_come_through(files: list[Path]) -> None:
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(propose_files(fail, files, prepare=read_image))
+        list(propose_files(fail, files))
 
 
 def test_reading_runs_ahead_but_not_far() -> None:
@@ -154,7 +156,7 @@ def test_images_share_the_threads_of_torch(
 
 def test_threads_end_with_the_one_who_listens(files: list[Path]) -> None:
     before = threading.active_count()
-    results = propose_files(propose, files, prepare=read_image)
+    results = propose_files(propose, files)
     next(results)
     results.close()
     assert threading.active_count() == before

@@ -38,6 +38,11 @@ def map_ahead(
         torch.set_num_threads(before)  # each thread has its own number; threads to come get the one last set
 
 
+def share_threads(at_once: int) -> int:
+    """Those of torch's threads that fall to each of so many computations side by side; one at least."""
+    return max(1, torch.get_num_threads() // at_once)
+
+
 def _submit(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], most: int
 ) -> Iterator[Future[Result]]:

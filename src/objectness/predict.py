@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import hub
-from .ahead import map_ahead
+from .ahead import map_ahead, share_threads
 from .batch import fit_size, make_batch, resize_image
 from .checkpoint import CONFIG_FILE, MODEL_FILE, SHIPPED, save_checkpoint
 from .data.loader import decode_record
@@ -31,7 +31,7 @@ from .structures import Output, Proposals, Selection
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-MOST_AT_ONCE = 4  # by default; each image takes memory, with a ResNet-50 at 800 x 1333 px some 500 MB
+MOST_AT_ONCE = 4  # by default; each image takes memory, with a ResNet-50 at 800 x 1333 px some 250 MB
 
 
 class Prepared(NamedTuple):
@@ -112,7 +112,7 @@ class Proposer:
         runtime's: int8 on two cores proposed on 30 photos a second beside two of them, and on 38 beside one.
         """
         elsewhere = self.device.type != "cpu" or getattr(self.engine, "name", "torch") != "torch"
-        return 1 if elsewhere else max(1, torch.get_num_threads() // self.at_once)
+        return 1 if elsewhere else share_threads(self.at_once)
 
     def prepare(self, image: ImageLike, *, reduce: bool = False) -> Prepared:
         """Decode and resize one image, the part of the work that a thread beside may do ahead; see `__call__`.

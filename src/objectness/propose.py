@@ -16,13 +16,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
-import torch
-
-from .ahead import map_ahead
+from .ahead import map_ahead, share_threads
 from .draw import draw_proposals
 from .errors import ConfigError, ImageError, ObjectnessError
 from .resume import open_lines, start_line
@@ -70,20 +67,33 @@ def propose_files(
     files: Sequence[Path],
     *,
     prepare: Callable[[Path], Ready],
+    finish: Callable[[Result], Made],
     at_once: int = 1,
     torch_threads: int | None = None,
-) -> Generator[Result, None, None]:
-    """Propose on image files, results in their order, while the next few are prepared beside.
+) -> Generator[Made, None, None]:
+    """Propose on image files, while the next few are prepared beside.
 
     Args:
         propose: takes what `prepare` made; called in `at_once` threads.
         files: of images. One that cannot be read gives a result with an error, and the others are done.
         prepare: reads a file, and does what else can be done ahead; called in threads. `Proposer.prepare`, or
             `read_image` where all pixels are wanted.
+        finish: what to make of each result; called in the thread that proposed.
         at_once: images proposed on side by side.
         torch_threads: that torch computes each of them with; by default their share of those that it has.
+
+    Yields:
+        What `finish` made, in the order of the files.
     """
-    return _work_ahead(partial(_propose, propose), files, prepare, at_once, torch_threads)
+
+    def work(pair: tuple[Path, Future[Ready]]) -> Made:
+        return finish(_propose(propose, *pair))
+
+    with map_ahead(prepare, files, NUM_PREPARING) as preparing:
+        pairs = zip(files, preparing, strict=True)
+        with map_ahead(work, pairs, at_once, torch_threads or share_threads(at_once)) as made:
+            for each in made:
+                yield each.result()
 
 
 def run(
@@ -122,15 +132,18 @@ def run(
     pictures = name_pictures(files, draw_dir) if draw_dir else {}
     all_settings = {**(settings or {}), "top": top, "min_score": min_score}
 
-    def work(file: Path, preparing: Future[Ready]) -> tuple[Result, str]:
-        result = _draw(_narrow(_propose(propose, file, preparing), top, min_score), pictures)
-        return result, to_json_line(result)
+    def finish(result: Result) -> tuple[Result, str]:
+        drawn = _draw(_narrow(result, top, min_score), pictures)
+        return drawn, to_json_line(drawn)
 
     with open_lines(out, files, all_settings, overwrite=overwrite) as (lines, kept):
         counts = Counts(kept.num_lines - kept.num_failed, kept.num_failed, kept.num_lines)
         left = files[kept.num_lines :]
-        with closing(_work_ahead(work, left, prepare, at_once, torch_threads)) as results:
-            for result, line in results:
+        proposing = propose_files(
+            propose, left, prepare=prepare, finish=finish, at_once=at_once, torch_threads=torch_threads
+        )
+        with closing(proposing) as finished:
+            for result, line in finished:
                 lines.write(line + "\n")
                 lines.flush()
                 counts = _count(counts, result)
@@ -177,22 +190,6 @@ def name_pictures(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
         if picture.resolve() in taken:
             raise ConfigError(f"drawing into {folder} would overwrite the image {picture}; draw into another folder")
     return pictures
-
-
-def _work_ahead(
-    work: Callable[[Path, Future[Ready]], Made],
-    files: Sequence[Path],
-    prepare: Callable[[Path], Ready],
-    at_once: int,
-    torch_threads: int | None,
-) -> Generator[Made, None, None]:
-    """Work on each file and what is being prepared of it, in threads; what was made, in the order of the files."""
-    share = torch_threads or max(1, torch.get_num_threads() // at_once)
-    with map_ahead(prepare, files, NUM_PREPARING) as preparing:
-        pairs = zip(files, preparing, strict=True)
-        with map_ahead(lambda pair: work(*pair), pairs, at_once, share) as made:
-            for each in made:
-                yield each.result()
 
 
 def _propose(propose: Callable[[Ready], Proposals], file: Path, preparing: Future[Ready]) -> Result:

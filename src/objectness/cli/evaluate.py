@@ -48,7 +48,7 @@ def evaluate(
         engine: What computes: torch, ncnn, onnxruntime, openvino, or auto, the fastest that is installed. A network is
             converted at first, and kept in the user's cache.
         precision: bfloat16 (torch, openvino) and int8 (openvino, calibrated on photos like yours) are faster and less
-            exact; `objectness evaluate` says how much.
+            exact: measure with it and without.
         calibrate: A folder or glob of a hundred photos or more, for int8.
         at_once: Images computed side by side, each with its share of the cores; by default up to 4 on a CPU. More are
             done sooner and take more memory.
