@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tiny import make_tiny
 from objectness.backbone import BACKBONES, Backbone
 from objectness.config import Config, InputOptions
 from objectness.efficientnet import LITE0, EfficientNetLite
+from objectness.engines import openvino_engine
 from objectness.engines.agreement import copy_eager, measure_agreement
 from objectness.engines.interface import PACKAGES, Engine, EngineName, make_engine
 from objectness.engines.torch_engine import computes_bfloat16
@@ -123,7 +125,7 @@ def test_threads_share_an_engine(make: Make) -> None:
     share_among_threads(make(network), network)
 
 
-def test_threads_are_computed_side_by_side(name: EngineName, folder: Path) -> None:
+def test_threads_at_once_get_the_same(name: EngineName, folder: Path) -> None:
     network = make_tiny()
     share_among_threads(make_engine(network, name, at_once=3, cache_folder=folder), network)
 
@@ -144,6 +146,24 @@ def share_among_threads(engine: Engine, network: RegionProposalNetwork) -> None:
     for thread in threads:
         thread.join()
     assert not failures
+
+
+@pytest.mark.parametrize(
+    ("at_once", "expected"),
+    [
+        (1, {"PERFORMANCE_HINT": "LATENCY"}),
+        (3, {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": 3, "ENABLE_CPU_PINNING": False}),
+    ],
+)
+def test_openvino_is_told_how_many_come_at_once(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, expected: dict[str, object]
+) -> None:
+    core = MagicMock()
+    monkeypatch.setattr(openvino_engine, "open_core", lambda: core)
+    openvino_engine.OpenVinoEngine(Path("gone"), 6, at_once)
+    settings = core.compile_model.call_args.args[2]
+    assert settings == {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 6, **expected}
+    assert core.compile_model.return_value.create_infer_request.call_count == at_once
 
 
 def test_openvino_in_bfloat16_is_close(folder: Path) -> None:
@@ -196,11 +216,11 @@ assert telemetry_utils.tm.__name__.endswith("telemetry_stub"), telemetry_utils.t
     assert code == 0
 
 
-def test_ctrl_c_after_openvino_is_ordinary(folder: Path) -> None:
+def test_ctrl_c_after_openvino_is_ordinary(tmp_path: Path) -> None:
     """Its plugin left signals a stack that was gone, and Python ended in a segmentation fault."""
     pytest.importorskip("openvino", reason="openvino is not installed")
-    make_engine(make_tiny(), "openvino", cache_folder=folder)
-    [model] = folder.glob("openvino-*/network.xml")
+    make_engine(make_tiny(), "openvino", cache_folder=tmp_path)
+    [model] = tmp_path.glob("openvino-*/network.xml")
     script = f"""
 import signal, sys
 from pathlib import Path
