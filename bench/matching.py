@@ -21,11 +21,11 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 from turns import take_turns
 
-from objectness.anchors import AnchorGrid, make_anchors
+from objectness.anchors import make_anchors
 from objectness.config import AnchorOptions, LabelOptions
 from objectness.kernels.library import describe
 from objectness.matching import NEGATIVE, POSITIVE, UNUSED, Matches, match_anchors, match_grid
-from objectness.structures import Targets
+from objectness.structures import AnchorGrid, Targets
 
 SIZE = (800, 1216)
 MAP_SIZES = ((200, 304), (100, 152), (50, 76), (25, 38), (13, 19))

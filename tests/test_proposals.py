@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from objectness import proposals
-from objectness.anchors import AnchorGrid, find_nearest_anchors, make_anchors
+from objectness.anchors import find_nearest_anchors, make_anchors
 from objectness.boxes import compute_iou, decode_deltas, encode_deltas
 from objectness.config import AnchorOptions, SelectionOptions
 from objectness.proposals import correct_border, fold_logits, select_proposals, suppress
-from objectness.structures import Output, Selection
+from objectness.structures import AnchorGrid, Output, Selection
 
 LEVELS = (2, 3, 4, 5, 6)
 SMALL = AnchorOptions(sizes=(8, 16, 32, 64, 128), ratios=(0.5, 1, 2))  # so that small images hold whole anchors

@@ -17,6 +17,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .backbone import BACKBONES as BACKBONES
     from .backbone import Backbone as Backbone
@@ -63,8 +65,6 @@ if TYPE_CHECKING:
     from .suppression import iou as iou
     from .suppression import nms as nms
     from .train import train as train
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "backbone": ("BACKBONES", "Backbone", "make_backbone"),

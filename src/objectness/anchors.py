@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .config import AnchorOptions
-
-MapSize = tuple[int, int]  # (height, width) of a level's map, cells
+from .structures import AnchorGrid, MapSize
 
 
 def make_shapes(size: float, ratios: Sequence[float], *, rounded: bool = False) -> Tensor:
@@ -49,19 +47,6 @@ def place_shapes(shapes: Tensor, stride: tuple[int, int], map_size: MapSize) -> 
     y, x = torch.meshgrid(ys, xs, indexing="ij")
     centres = torch.stack([x, y, x, y], dim=-1)  # (H, W, 4)
     return (centres[:, :, None, :] + shapes).reshape(-1, 4)  # (H, W, 1, 4) + (A, 4)
-
-
-class AnchorGrid(NamedTuple):
-    """All anchors of one input size, and where each of them is to be found."""
-
-    levels: tuple[Tensor, ...]  # per level (H * W * A, 4) float32 xyxy, px in the input frame, finest level first
-    map_sizes: tuple[MapSize, ...]
-    strides: tuple[tuple[int, int], ...]  # (vertical, horizontal), px
-    options: AnchorOptions
-
-    def join(self) -> Tensor:
-        """The anchors of all levels, (K, 4)."""
-        return torch.cat(self.levels)
 
 
 def make_anchors(

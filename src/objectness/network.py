@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .anchors import AnchorGrid, make_anchors
+from .anchors import make_anchors
 from .backbone import FOLDABLE, Backbone, make_backbone
 from .config import Config
 from .efficientnet import EfficientNetLite
@@ -18,7 +18,7 @@ from .matching import match_grid, sample_anchors
 from .norm import fold_norms, make_norm
 from .proposals import select_proposals
 from .pyramid import Pyramid
-from .structures import Batch, Output, Selection, Targets
+from .structures import AnchorGrid, Batch, Output, Selection, Targets
 
 
 class RegionProposalNetwork(nn.Module):

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .anchors import AnchorGrid, find_nearest_anchors
+from .anchors import find_nearest_anchors
 from .boxes import BOX_CODERS, MAX_LOG_SCALE, clip_boxes, compute_iou, compute_visible_shares
 from .config import BoxCoding, SelectionOptions
 from .kernels.library import find_library
 from .kernels.selection import select
-from .structures import FIRST_LEVEL, Output, Selection, flatten_map
+from .structures import FIRST_LEVEL, AnchorGrid, Output, Selection, flatten_map
 from .suppression import keep_greedily
 
 SUPPRESSION_BLOCK = 256  # boxes decided at a time; memory is this times the boxes kept

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .config import AnchorOptions
 from .errors import ObjectnessError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FIRST_LEVEL = 2  # P2: stride 4; level l has stride 2**l
+MapSize = tuple[int, int]  # (height, width) of a level's map, cells
 
 
 class Batch(NamedTuple):
@@ -59,6 +61,19 @@ class Selection(NamedTuple):
     boxes: Tensor  # (n, 4) float32 xyxy, px
     logits: Tensor  # (n,) float32, object minus no object
     levels: Tensor  # (n,) int64: the pyramid level of each proposal's anchor, 2..6
+
+
+class AnchorGrid(NamedTuple):
+    """All anchors of one input size, and where each of them is to be found."""
+
+    levels: tuple[Tensor, ...]  # per level (H * W * A, 4) float32 xyxy, px in the input frame, finest level first
+    map_sizes: tuple[MapSize, ...]
+    strides: tuple[tuple[int, int], ...]  # (vertical, horizontal), px
+    options: AnchorOptions
+
+    def join(self) -> Tensor:
+        """The anchors of all levels, (K, 4)."""
+        return torch.cat(self.levels)
 
 
 def flatten_maps(maps: Sequence[Tensor], values: int) -> Tensor:

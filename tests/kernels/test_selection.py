@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from objectness import proposals
-from objectness.anchors import AnchorGrid, make_anchors
+from objectness.anchors import make_anchors
 from objectness.boxes import MAX_LOG_SCALE
 from objectness.config import AnchorOptions, SelectionOptions
 from objectness.kernels.library import ENVIRONMENT, VARIANTS, choose_variant, describe, find_library
 from objectness.kernels.selection import select
 from objectness.proposals import select_proposals, select_proposals_plain
-from objectness.structures import Output, Selection
+from objectness.structures import AnchorGrid, Output, Selection
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason=describe())
 

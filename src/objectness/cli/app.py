@@ -6,7 +6,7 @@ from typing import Literal
 
 from cyclopts import App, Parameter
 
-from .. import __version__
+from ..version import __version__
 
 # As in engines.interface, which would import torch.
 EngineName = Literal["torch", "auto", "ncnn", "onnxruntime", "openvino"]

@@ -7,7 +7,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from .. import __version__
+from ..version import __version__
 from .app import app
 
 NEEDED = ("torch", "numpy", "pillow", "safetensors")

@@ -10,10 +10,10 @@ from typing import Literal, Protocol, get_args
 
 from torch import Tensor
 
-from .. import __version__
 from ..errors import ConfigError, ObjectnessError
 from ..network import RegionProposalNetwork
 from ..structures import Output
+from ..version import __version__
 from .agreement import check_engine
 from .cache import Cache, find_cache_folder, ignore, make_key
 from .torch_engine import TorchEngine, computes_bfloat16

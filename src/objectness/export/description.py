@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .. import __version__
 from ..anchors import make_shapes
 from ..boxes import MAX_LOG_SCALE
 from ..config import Config
+from ..version import __version__
 from .maps import INPUT_NAME, LEVELS, SIZES_NAME
 
 MAPS = {

@@ -13,7 +13,7 @@ from ..structures import Targets
 from .library import check_result, choose_variant, find_library, get_pointer
 
 if TYPE_CHECKING:
-    from ..anchors import AnchorGrid
+    from ..structures import AnchorGrid
 
 MOST_CELLS = 2**31 - 1  # along one side of a map
 
