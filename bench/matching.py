@@ -21,10 +21,10 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 from turns import take_turns
 
-from objectness.anchors import make_anchors
 from objectness.config import AnchorOptions, LabelOptions
+from objectness.geometry.anchors import make_anchors
+from objectness.geometry.matching import NEGATIVE, POSITIVE, UNUSED, Matches, match_anchors, match_grid
 from objectness.kernels.library import describe
-from objectness.matching import NEGATIVE, POSITIVE, UNUSED, Matches, match_anchors, match_grid
 from objectness.structures import AnchorGrid, Targets
 
 SIZE = (800, 1216)

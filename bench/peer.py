@@ -26,8 +26,8 @@ from objectness.config import Config, InputOptions
 from objectness.data.loader import decode_record
 from objectness.data.records import ImageRecord
 from objectness.evaluate import measure_recall
+from objectness.geometry.selection import fold_logits
 from objectness.network import RegionProposalNetwork
-from objectness.proposals import fold_logits
 from objectness.recall_report import RecallReport
 from objectness.structures import Batch, Targets, flatten_map
 

@@ -23,14 +23,15 @@ import torch
 from turns import take_turns
 
 import objectness
-from objectness.anchors import make_anchors
 from objectness.batch import resize_image
 from objectness.config import AnchorOptions, LabelOptions
+from objectness.geometry.anchors import make_anchors
+from objectness.geometry.matching import match_grid
 from objectness.image import read_image
-from objectness.matching import match_grid
 from objectness.predict import Prepared, choose_at_once
+from objectness.proposals import Proposals
 from objectness.propose import run
-from objectness.structures import Proposals, Targets
+from objectness.structures import Targets
 
 PHOTOS = sorted((Path(__file__).resolve().parents[1] / "examples" / "photos").glob("*.jpg"))
 AREAS = (128, 192, 256, 384, 512, 768, 1024, 1536)  # short sides, px; the long side is 4/3 of it

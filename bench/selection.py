@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from turns import take_turns
 
-from objectness.anchors import make_anchors
-from objectness.boxes import compute_iou
 from objectness.config import AnchorOptions, Config, SelectionOptions
+from objectness.geometry.anchors import make_anchors
+from objectness.geometry.boxes import compute_iou
+from objectness.geometry.selection import select_proposals, select_proposals_plain
 from objectness.kernels.library import describe
-from objectness.proposals import select_proposals, select_proposals_plain
 from objectness.structures import Output, Selection
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from objectness import cli
 from objectness.checkpoint import save_checkpoint
 from objectness.config import Config, InputOptions, SelectionOptions
 from objectness.network import RegionProposalNetwork
-from objectness.structures import Proposals
+from objectness.proposals import Proposals
 
 BOXES = Path(__file__).parents[1] / "examples" / "boxes.json"
 PHOTOS = BOXES.parent / "photos"

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,10 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from objectness.draw import DARK, LEVEL_COLOURS, draw_boxes, draw_proposals
+from objectness.draw import DARK, LEVEL_COLOURS, draw_boxes
 from objectness.errors import AnnotationError, ImageError
 from objectness.image import read_image
-from objectness.structures import Proposals
 
 GREY = np.full((60, 80, 3), 128, dtype=np.uint8)
 
@@ -154,30 +152,6 @@ def test_what_does_not_fit_is_refused(boxes: object, scores: object, levels: obj
 def test_other_arrays_are_refused(image: np.ndarray) -> None:
     with pytest.raises(ImageError, match=r"\(H, W, 3\) uint8, and this one is"):
         draw_boxes(image, [])
-
-
-PROPOSALS = Proposals(
-    boxes=torch.tensor([[5.5, 5, 40, 40], [20, 10, 70, 55]]),
-    logits=torch.tensor([3.0, -1.0]),
-    levels=torch.tensor([3, 4]),
-    image_size=(60, 80),
-)
-
-
-def test_proposals_draw_themselves_on_any_kind_of_image(tmp_path: Path) -> None:
-    Image.fromarray(GREY).save(tmp_path / "a.png")
-    expected = draw_boxes(GREY, PROPOSALS.boxes, PROPOSALS.scores, PROPOSALS.levels, labels=1)
-    for image in (GREY, Image.fromarray(GREY), tmp_path / "a.png"):
-        assert replace(PROPOSALS, image=image).draw(labels=1).tobytes() == expected.tobytes()
-
-
-def test_proposals_without_their_image_say_so(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="do not know their image"):
-        draw_proposals(PROPOSALS)
-    with pytest.raises(ImageError, match=r"gone\.png: cannot be opened"):
-        draw_proposals(replace(PROPOSALS, image=tmp_path / "gone.png"))
-    with pytest.raises(ImageError, match="the image is 60 x 80 px high and wide, and was 60 x 90 when"):
-        draw_proposals(replace(PROPOSALS, image=GREY, image_size=(60, 90)))
 
 
 def test_a_photo_keeps_its_pixels_between_the_lines(shared_data: Path) -> None:

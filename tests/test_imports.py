@@ -13,11 +13,30 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "objectness"
 
-GEOMETRY = {"boxes", "anchors", "matching", "losses", "proposals", "suppression", "pooling"}
+GEOMETRY = {
+    "geometry.boxes",
+    "geometry.anchors",
+    "geometry.matching",
+    "geometry.losses",
+    "geometry.selection",
+    "geometry.nms",
+    "geometry.roi_align",
+}
 KERNELS = {"kernels"}  # the same functions as some of geometry's, in C
 MODULES = {"norm", "resnet", "efficientnet", "backbone", "pyramid", "head"}
-GROUND = {"structures", "config", "errors"}
-WITHOUT_NETWORK = {"image", "draw", "evaluate", "recall_report", "proposal_file", "propose", "ahead", "resume", "batch"}
+GROUND = {"structures", "config", "errors", "version"}
+WITHOUT_NETWORK = {
+    "proposals",
+    "image",
+    "draw",
+    "evaluate",
+    "recall_report",
+    "proposal_file",
+    "propose",
+    "ahead",
+    "resume",
+    "batch",
+}
 WITHOUT_NETWORK |= {"convert.proposals", "convert.pickles", "hub"}
 NETWORK_AND_ABOVE = {"network", "checkpoint", "sources", "predict", "train"}
 TOP = {"cli", "page"}
@@ -26,7 +45,7 @@ TOP = {"cli", "page"}
 class Import(NamedTuple):
     """One import statement's meaning."""
 
-    target: str  # "boxes", "data.records" or "" (the package) for our own, "torch" with its root for others
+    target: str  # "geometry.boxes", "data.records" or "" (the package) for our own, "torch" with its root for others
     own: bool
     name: str | None  # what is taken out of it
     late: bool  # inside a function
@@ -99,10 +118,10 @@ def test_the_picture_names_what_is_there() -> None:
     named = GEOMETRY | MODULES | GROUND | WITHOUT_NETWORK | NETWORK_AND_ABOVE | {"cli", "data"}
     assert {module.split(".")[0] for module in named} <= {module.split(".")[0] for module in FILES}
     # and this file can read: some imports that are known to be there
-    assert {"boxes", "config", "structures"} <= find_direct("matching")
+    assert {"geometry.boxes", "config", "structures"} <= find_direct("geometry.matching")
     assert {"data.records", "evaluate"} <= find_direct("predict")
     assert {"data.records", "errors", "structures"} <= find_direct("data.loader")
-    assert "torch" in {each.target for each in read_imports("boxes") if not each.own}
+    assert "torch" in {each.target for each in read_imports("geometry.boxes") if not each.own}
     assert "predict" not in find_direct("cli.propose", late=False)
     assert "predict" in find_direct("cli.propose")
 

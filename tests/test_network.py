@@ -12,7 +12,7 @@ from objectness.backbone import Backbone
 from objectness.batch import make_batch
 from objectness.config import AnchorOptions, Config, InputOptions, LabelOptions, SelectionOptions
 from objectness.errors import ConfigError
-from objectness.losses import LossSums
+from objectness.geometry.losses import LossSums
 from objectness.network import RegionProposalNetwork
 from objectness.norm import FrozenBatchNorm2d
 from objectness.structures import Batch, Output, Selection, Targets

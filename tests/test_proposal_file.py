@@ -16,8 +16,8 @@ from objectness.proposal_file import (
     read_proposals,
     write_lines,
 )
+from objectness.proposals import Proposals
 from objectness.propose import Result, to_json_line
-from objectness.structures import Proposals
 
 
 def make_record(path: str, size: tuple[int, int] = (30, 40)) -> ImageRecord:

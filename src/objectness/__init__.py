@@ -47,23 +47,23 @@ if TYPE_CHECKING:
     from .errors import ObjectnessError as ObjectnessError
     from .errors import TrainingError as TrainingError
     from .evaluate import measure_recall as measure_recall
+    from .geometry.nms import iou as iou
+    from .geometry.nms import nms as nms
+    from .geometry.roi_align import pool_features as pool_features
+    from .geometry.selection import select_proposals as select_proposals
     from .image import find_images as find_images
     from .image import read_image as read_image
     from .network import RegionProposalNetwork as RegionProposalNetwork
-    from .pooling import pool_features as pool_features
     from .predict import Proposer as Proposer
     from .predict import load as load
     from .predict import measure_network as measure_network
     from .predict import measure_proposer as measure_proposer
-    from .proposals import select_proposals as select_proposals
+    from .proposals import Proposals as Proposals
     from .recall_report import RecallReport as RecallReport
     from .structures import Batch as Batch
     from .structures import Output as Output
-    from .structures import Proposals as Proposals
     from .structures import Selection as Selection
     from .structures import Targets as Targets
-    from .suppression import iou as iou
-    from .suppression import nms as nms
     from .train import train as train
 
 _HOMES = {
@@ -94,14 +94,15 @@ _HOMES = {
         "TrainingError",
     ),
     "evaluate": ("measure_recall",),
+    "geometry.nms": ("iou", "nms"),
+    "geometry.roi_align": ("pool_features",),
+    "geometry.selection": ("select_proposals",),
     "image": ("find_images", "read_image"),
     "network": ("RegionProposalNetwork",),
-    "pooling": ("pool_features",),
     "predict": ("Proposer", "load", "measure_network", "measure_proposer"),
-    "proposals": ("select_proposals",),
+    "proposals": ("Proposals",),
     "recall_report": ("RecallReport",),
-    "structures": ("Batch", "Output", "Proposals", "Selection", "Targets"),
-    "suppression": ("iou", "nms"),
+    "structures": ("Batch", "Output", "Selection", "Targets"),
     "train": ("train",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -6,19 +6,18 @@ comes from, in tones that stay apart for colour-blind eyes too (after Okabe and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .errors import AnnotationError, ImageError
-from .image import read_image, to_rgb
+from .image import to_rgb
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from torch import Tensor
 
-    from .structures import Proposals
 
 LEVEL_COLOURS = {2: (90, 190, 255), 3: (0, 220, 150), 4: (250, 235, 70), 5: (255, 150, 40), 6: (255, 110, 200)}
 SCORE_COLOURS = ((110, 130, 255), (230, 90, 200), (255, 150, 70), (255, 225, 70))  # from the lowest to the highest
@@ -68,7 +67,7 @@ def draw_boxes(
         AnnotationError: boxes that are not (n, 4), scores or levels that are not (n,), or any that is not finite.
         ImageError: an array that is not (H, W, 3) uint8.
     """
-    pixels = _copy(image)
+    pixels = copy_pixels(image)
     corners = _to_array("boxes", boxes, (-1, 4))
     ranks = np.zeros(len(corners)) if scores is None else _to_array("scores", scores, (len(corners),))
     order = np.argsort(-ranks, kind="stable")  # equals stay in their order
@@ -85,26 +84,12 @@ def draw_boxes(
     return picture
 
 
-def draw_proposals(proposals: Proposals, **style: Any) -> Image.Image:
-    """Draw proposals on the image they were made from, which is read again if they know it by its path.
+def copy_pixels(image: np.ndarray | Image.Image) -> np.ndarray:
+    """A copy (H, W, 3) uint8 RGB to draw on.
 
-    Args:
-        proposals: in the original image's frame, with their `image`.
-        style: the keywords of `draw_boxes`.
     Raises:
-        ImageError: there is no image, it cannot be read, or it no longer has the size that the proposals were made on.
+        ImageError: an array that is not (H, W, 3) uint8.
     """
-    image = proposals.image
-    if image is None:
-        raise ImageError("these proposals do not know their image; draw them with draw_boxes(image, proposals.boxes)")
-    pixels = _copy(image) if isinstance(image, np.ndarray | Image.Image) else read_image(image)
-    if pixels.shape[:2] != tuple(proposals.image_size):
-        sizes = "{} x {} px high and wide, and was {} x {}".format(*pixels.shape[:2], *proposals.image_size)
-        raise ImageError(f"the image is {sizes} when the proposals were made; propose on it again")
-    return draw_boxes(pixels, proposals.boxes, proposals.scores, proposals.levels, **style)
-
-
-def _copy(image: np.ndarray | Image.Image) -> np.ndarray:
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

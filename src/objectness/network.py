@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .anchors import make_anchors
 from .backbone import FOLDABLE, Backbone, make_backbone
 from .config import Config
 from .efficientnet import EfficientNetLite
+from .geometry.anchors import make_anchors
+from .geometry.losses import LossSums, sum_losses
+from .geometry.matching import match_grid, sample_anchors
+from .geometry.selection import select_proposals
 from .head import Head
-from .losses import LossSums, sum_losses
-from .matching import match_grid, sample_anchors
 from .norm import fold_norms, make_norm
-from .proposals import select_proposals
 from .pyramid import Pyramid
 from .structures import AnchorGrid, Batch, Output, Selection, Targets
 

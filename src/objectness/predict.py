@@ -21,12 +21,13 @@ from .data.records import ImageRecord
 from .engines.interface import EngineName, Precision, make_engine
 from .errors import ConfigError, ImageError
 from .evaluate import measure_recall
+from .geometry.roi_align import pool_features
 from .image import read_image, read_reduced, to_rgb
 from .network import RegionProposalNetwork
-from .pooling import pool_features
+from .proposals import Proposals
 from .recall_report import RecallReport
 from .sources import open_network
-from .structures import Output, Proposals, Selection
+from .structures import Output, Selection
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 Item = TypeVar("Item")
@@ -91,7 +92,7 @@ class Proposer:
                 as they are.
             keep: proposals of an image at most, in place of the configuration's `selection.keep`.
             pool: fill `Proposals.features` with what the pyramid sees in each box, on so many bins along each side
-                (`pooling.pool_features`; 7 is usual). 100 boxes with 256 channels take 5 MB then.
+                (`roi_align.pool_features`; 7 is usual). 100 boxes with 256 channels take 5 MB then.
 
         Returns:
             `Proposals` in the image's own pixels, best first; a list of them for a list.

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from .ahead import map_ahead, share_threads
-from .draw import draw_proposals
 from .errors import ConfigError, ImageError, ObjectnessError
 from .resume import open_lines, start_line
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .structures import Proposals
+    from .proposals import Proposals
 
 
 Ready = TypeVar("Ready")  # what a file is made into by the threads that prepare, an image at least
@@ -225,7 +224,7 @@ def _draw(result: Result, pictures: Mapping[Path, Path]) -> Result:
         return result
     picture = pictures[result.file]
     try:
-        _save_whole(draw_proposals(result.proposals), picture)
+        _save_whole(result.proposals.draw(), picture)
     except (ObjectnessError, OSError, ValueError) as error:
         return replace(result, drawing_error=f"{picture}: cannot be drawn ({error})")
     return result

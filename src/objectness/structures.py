@@ -13,21 +13,15 @@ the *original image* and the *network input*; boxes enter the input frame once a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .config import AnchorOptions
-from .errors import ObjectnessError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
-    import supervision
-    from PIL import Image
+    pass
 
 FIRST_LEVEL = 2  # P2: stride 4; level l has stride 2**l
 MapSize = tuple[int, int]  # (height, width) of a level's map, cells
@@ -84,87 +78,3 @@ def flatten_maps(maps: Sequence[Tensor], values: int) -> Tensor:
 def flatten_map(level: Tensor, values: int) -> Tensor:
     """One level's (N, A * values, H, W) as (N, H * W * A, values): row by row, cell by cell, shape by shape."""
     return level.permute(0, 2, 3, 1).reshape(len(level), -1, values)  # (N, H, W, A * values) first
-
-
-@dataclass(frozen=True, eq=False)
-class Proposals:
-    """Where the objects of one image are, best first, in the original image's own pixels.
-
-    Attributes:
-        boxes: (n, 4) float32 xyxy, px in the original image, on the CPU.
-        logits: (n,) float32, unbounded, falling.
-        levels: (n,) int64, the pyramid level that each proposal comes from, 2..6.
-        image_size: (height, width) of the original image, px.
-        image: what the proposals were made from, kept for drawing: a path, a PIL image or a (H, W, 3) uint8 array.
-        features: (n, C, size, size) float32, on the CPU: what the pyramid saw in each box, where that was asked for.
-    """
-
-    boxes: Tensor
-    logits: Tensor
-    levels: Tensor
-    image_size: tuple[int, int]
-    image: Path | Image.Image | np.ndarray | None = field(default=None, repr=False)
-    features: Tensor | None = field(default=None, repr=False)
-
-    @property
-    def scores(self) -> Tensor:
-        """(n,) float32 in [0, 1]: the probability that an object is there."""
-        return torch.sigmoid(self.logits)
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def top(self, count: int) -> Proposals:
-        """The best `count` of them, or all where there are fewer."""
-        return self._take(slice(max(count, 0)))
-
-    def above(self, min_score: float) -> Proposals:
-        """Those whose score is at least `min_score`."""
-        return self._take(slice(int((self.scores >= min_score).sum())))  # scores fall, so they are a prefix
-
-    def draw(self, **style: object) -> Image.Image:
-        """The image with its boxes on it; the keywords are those of `objectness.draw.draw_boxes`.
-
-        Raises:
-            ImageError: the proposals carry no image, or it cannot be read again.
-        """
-        from .draw import draw_proposals  # here, since only this method needs Pillow's drawing
-
-        return draw_proposals(self, **style)
-
-    def to_detectron2(self) -> dict[str, Any]:
-        """Copies under the names that detectron2's `Instances` of proposals have; docs/second-stage.md makes one.
-
-        Returns:
-            `proposal_boxes` (n, 4) and `objectness_logits` (n,) tensors; `image_size` (height, width), px.
-        """
-        return {
-            "proposal_boxes": self.boxes.clone(),  # its Boxes.scale() works in place
-            "objectness_logits": self.logits.clone(),
-            "image_size": self.image_size,
-        }
-
-    def to_supervision(self) -> supervision.Detections:
-        """Copies as `supervision.Detections`, all of class 0, each one's pyramid level in `data["level"]`.
-
-        Raises:
-            ObjectnessError: supervision is not installed.
-        """
-        try:
-            from supervision import Detections
-        except ImportError as error:
-            raise ObjectnessError(
-                "to_supervision() needs supervision: pip install 'objectness[supervision]'"
-            ) from error
-        return Detections(
-            xyxy=self.boxes.numpy().copy(),
-            confidence=self.scores.numpy(),
-            class_id=torch.zeros_like(self.levels).numpy(),
-            data={"level": self.levels.numpy().copy()},
-        )
-
-    def _take(self, part: slice) -> Proposals:
-        features = None if self.features is None else self.features[part]
-        return replace(
-            self, boxes=self.boxes[part], logits=self.logits[part], levels=self.levels[part], features=features
-        )

@@ -10,13 +10,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from objectness.anchors import make_shapes
 from objectness.config import AnchorOptions
 from objectness.convert.from_detectron2 import convert, recognises
 from objectness.convert.parts import WeightsFile
 from objectness.convert.settings import least_above
 from objectness.convert.weights import convert_weights
 from objectness.errors import CheckpointError
+from objectness.geometry.anchors import make_shapes
 
 CHANNELS = 16
 HEAD = "proposal_generator.rpn_head"

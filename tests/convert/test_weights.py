@@ -42,8 +42,8 @@ from objectness.convert.weights import (
     unwrap,
 )
 from objectness.errors import CheckpointError, ConfigError, DownloadError
+from objectness.geometry.selection import fold_logits
 from objectness.network import RegionProposalNetwork
-from objectness.proposals import fold_logits
 from objectness.resnet import DESIGNS
 from objectness.structures import flatten_map
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from objectness.anchors import make_anchors
 from objectness.config import AnchorOptions, Config, SelectionOptions
 from objectness.errors import ConfigError
-from objectness.proposals import select_proposals_plain
+from objectness.geometry.anchors import make_anchors
+from objectness.geometry.selection import select_proposals_plain
 from objectness.structures import Output, Selection
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")

@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from objectness.anchors import make_anchors
 from objectness.config import AnchorOptions, LabelOptions
+from objectness.geometry.anchors import make_anchors
+from objectness.geometry.matching import NEGATIVE, POSITIVE, UNUSED, match_anchors, match_grid, match_grid_plain
 from objectness.kernels.library import ENVIRONMENT, OFF, VARIANTS, choose_variant, describe, find_library
 from objectness.kernels.matching import match
-from objectness.matching import NEGATIVE, POSITIVE, UNUSED, match_anchors, match_grid, match_grid_plain
 from objectness.structures import AnchorGrid, Targets
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason=describe())

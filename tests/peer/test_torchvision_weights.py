@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from objectness.batch import fit_size, make_batch, resize_image
 from objectness.convert.published import PUBLISHED, Published
 from objectness.convert.weights import convert_weights
+from objectness.geometry.selection import fold_logits
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer
-from objectness.proposals import fold_logits
 from objectness.structures import Selection, flatten_map
 
 pytestmark = pytest.mark.slow  # about half a minute

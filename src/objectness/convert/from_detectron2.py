@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..anchors import make_shapes
 from ..config import NUM_LEVELS, AnchorOptions, ChannelOrder, Config, InputOptions, SelectionOptions
 from ..errors import CheckpointError
+from ..geometry.anchors import make_shapes
 from .detectron2_config import read_config, read_settings
 from .parts import (
     Converted,

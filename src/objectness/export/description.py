@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..anchors import make_shapes
-from ..boxes import MAX_LOG_SCALE
 from ..config import Config
+from ..geometry.anchors import make_shapes
+from ..geometry.boxes import MAX_LOG_SCALE
 from ..version import __version__
 from .maps import INPUT_NAME, LEVELS, SIZES_NAME
 

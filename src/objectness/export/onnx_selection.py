@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from ..anchors import make_shapes
-from ..boxes import ABSOLUTE_UNIT_PX, MAX_LOG_SCALE
 from ..config import AnchorOptions, BoxCoding, Config, SelectionOptions
 from ..errors import ConfigError
+from ..geometry.anchors import make_shapes
+from ..geometry.boxes import ABSOLUTE_UNIT_PX, MAX_LOG_SCALE
 from .maps import INPUT_NAME, LEVELS, SIZES_NAME
 
 OUTPUTS = {  # beyond an image's count: boxes, scores and levels 0, logits -inf

@@ -26,7 +26,7 @@ ARGUMENTS = (  # of objectness_nms
 
 
 def suppress_boxes(boxes: Tensor, scores: Tensor | None, iou_threshold: float, groups: Tensor | None = None) -> Tensor:
-    """The positions that `suppression.nms_plain` keeps, in its order.
+    """The positions that `nms.nms_plain` keeps, in its order.
 
     Args:
         boxes: (n, 4) xyxy on the CPU, of any strides; what is not float32 is copied.

@@ -86,7 +86,7 @@ def select(
     max_log_scale: float,
     anchors: AnchorOptions,
 ) -> list[Selection]:
-    """The proposals of every image of a batch, as `proposals.select_proposals_plain` chooses them.
+    """The proposals of every image of a batch, as `selection.select_proposals_plain` chooses them.
 
     The same boxes in the same order, ties included, with one reservation: exp() and log() are the C library's, and
     differ from torch's by a unit in the last place now and then. So do the boxes; and where an overlap lies as close

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import ConfigError
+from ..kernels.library import find_library
+from ..kernels.nms import suppress_boxes
 from .boxes import compute_iou
-from .errors import ConfigError
-from .kernels.library import find_library
-from .kernels.nms import suppress_boxes
 
 BLOCK = 256  # boxes decided at a time
 EXACT_IN_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16)  # of the scores' types; the others would be rounded

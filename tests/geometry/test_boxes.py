@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from objectness.boxes import (
+from objectness.geometry.boxes import (
     BOX_CODERS,
     MAX_LOG_SCALE,
     clip_boxes,

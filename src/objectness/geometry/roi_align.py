@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import ConfigError
+from ..structures import FIRST_LEVEL
 from .boxes import compute_areas
-from .errors import ConfigError
-from .structures import FIRST_LEVEL
 
 CANONICAL_LEVEL, CANONICAL_SIZE = 4, 224  # a box of 224 x 224 px, ImageNet's, is pooled from P4: FPN, equation 1
 POOLED_LEVELS = 4  # P2..P5; P6 is there for anchors alone

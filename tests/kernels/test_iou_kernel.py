@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from objectness.boxes import compute_iou, compute_iou_plain
+from objectness.geometry.boxes import compute_iou, compute_iou_plain
 from objectness.kernels.iou import measure_iou
 from objectness.kernels.library import ENVIRONMENT, OFF, VARIANTS, choose_variant, describe, find_library
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from objectness import matching
-from objectness.anchors import make_anchors
-from objectness.boxes import compute_iou
 from objectness.config import AnchorOptions, LabelOptions
+from objectness.geometry import matching
+from objectness.geometry.anchors import make_anchors
+from objectness.geometry.boxes import compute_iou
+from objectness.geometry.matching import NEGATIVE, POSITIVE, UNUSED, Matches, match_anchors, match_grid, sample_anchors
 from objectness.kernels.library import ENVIRONMENT, OFF
-from objectness.matching import NEGATIVE, POSITIVE, UNUSED, Matches, match_anchors, match_grid, sample_anchors
 from objectness.structures import AnchorGrid, Targets
 
 NO_BOXES = torch.zeros(0, 4)

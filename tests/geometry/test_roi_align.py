@@ -11,9 +11,9 @@ from torch import Tensor
 from objectness.batch import fit_size, make_batch, resize_image
 from objectness.config import Config, InputOptions, SelectionOptions
 from objectness.errors import ConfigError
+from objectness.geometry.roi_align import choose_levels, pool_features
 from objectness.image import read_image
 from objectness.network import RegionProposalNetwork
-from objectness.pooling import choose_levels, pool_features
 from objectness.predict import Proposer, to_tensor
 from objectness.structures import Output
 

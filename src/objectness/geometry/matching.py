@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..config import LabelOptions
+from ..kernels.library import find_library
+from ..kernels.matching import match
+from ..structures import AnchorGrid, Targets
 from .boxes import compute_areas, compute_intersections, compute_iou
-from .config import LabelOptions
-from .kernels.library import find_library
-from .kernels.matching import match
-from .structures import AnchorGrid, Targets
 
 POSITIVE, NEGATIVE, UNUSED = 1, 0, -1
 OVERLAPS_AT_ONCE = 1 << 20  # IoUs held at a time (4 MiB), whatever the number of boxes

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .config import Clamp
-from .kernels.iou import measure_iou
-from .kernels.library import find_library
+from ..config import Clamp
+from ..kernels.iou import measure_iou
+from ..kernels.library import find_library
 
 MAX_LOG_SCALE = math.log(1000 / 16)  # a 16 px anchor may reach 1000 px; Detectron's cap, kept by all its successors
 ABSOLUTE_UNIT_PX = 512.0  # "absolute" boxes are coded in units of the largest anchor, so that numbers are of order 1

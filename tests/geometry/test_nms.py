@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from objectness import suppression
 from objectness.errors import ConfigError
+from objectness.geometry import nms as suppression
+from objectness.geometry.nms import iou, nms, nms_plain
 from objectness.kernels.library import ENVIRONMENT, OFF
-from objectness.suppression import iou, nms, nms_plain
 
 few = settings(deadline=None, max_examples=60)
 

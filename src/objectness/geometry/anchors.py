@@ -12,8 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .config import AnchorOptions
-from .structures import AnchorGrid, MapSize
+from ..config import AnchorOptions
+from ..structures import AnchorGrid, MapSize
 
 
 def make_shapes(size: float, ratios: Sequence[float], *, rounded: bool = False) -> Tensor:

@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from objectness import proposals
-from objectness.anchors import make_anchors
-from objectness.boxes import MAX_LOG_SCALE
 from objectness.config import AnchorOptions, SelectionOptions
+from objectness.geometry import selection as selecting
+from objectness.geometry.anchors import make_anchors
+from objectness.geometry.boxes import MAX_LOG_SCALE
+from objectness.geometry.selection import select_proposals, select_proposals_plain
 from objectness.kernels.library import ENVIRONMENT, VARIANTS, choose_variant, describe, find_library
 from objectness.kernels.selection import select
-from objectness.proposals import select_proposals, select_proposals_plain
 from objectness.structures import AnchorGrid, Output, Selection
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason=describe())
@@ -145,7 +145,7 @@ def check(case: Case, **options: object) -> list[Selection]:
 
 
 def run_kernel(case: Case, options: SelectionOptions) -> list[Selection]:
-    with mock.patch.object(proposals, "select_proposals_plain", side_effect=AssertionError("the kernel did not run")):
+    with mock.patch.object(selecting, "select_proposals_plain", side_effect=AssertionError("the kernel did not run")):
         return select_proposals(*case, options)
 
 
@@ -365,7 +365,7 @@ def test_where_the_plain_function_serves(monkeypatch: pytest.MonkeyPatch) -> Non
     output, grid, sizes = make_case(make_grid())
     options = SelectionOptions()
     plain = select_proposals_plain(output, grid, sizes, options)
-    with mock.patch.object(proposals, "select", side_effect=AssertionError("the kernel ran")):
+    with mock.patch.object(selecting, "select", side_effect=AssertionError("the kernel ran")):
         wanted = output._replace(logits=tuple(level.requires_grad_() for level in output.logits))
         assert select_proposals(wanted, grid, sizes, options)[0].logits.requires_grad
         ours = Output((), tuple(level.detach() for level in output.logits), output.deltas)

@@ -7,10 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from objectness.boxes import decode_deltas, encode_absolute, encode_deltas
 from objectness.config import LabelOptions
-from objectness.losses import OBJECTNESS_LOSSES, LossSums, compute_cross_entropy, compute_squared_error, sum_losses
-from objectness.matching import Matches, Sample, match_anchors, sample_anchors
+from objectness.geometry.boxes import decode_deltas, encode_absolute, encode_deltas
+from objectness.geometry.losses import (
+    OBJECTNESS_LOSSES,
+    LossSums,
+    compute_cross_entropy,
+    compute_squared_error,
+    sum_losses,
+)
+from objectness.geometry.matching import Matches, Sample, match_anchors, sample_anchors
 from objectness.structures import Output, Targets, flatten_maps
 
 ANCHOR = torch.tensor([[0.0, 0, 10, 20]])

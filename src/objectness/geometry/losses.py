@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config import BoxCoding, ObjectnessLoss
+from ..structures import Output, Targets, flatten_maps
 from .boxes import BOX_CODERS
-from .config import BoxCoding, ObjectnessLoss
 from .matching import Matches, Sample
-from .structures import Output, Targets, flatten_maps
 
 SMOOTH_L1_BETA = 1 / 9  # where the square turns into the absolute value; Detectron's, and torchvision's
 

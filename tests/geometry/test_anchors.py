@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from objectness.anchors import compute_strides, find_nearest_anchors, make_anchors, make_shapes, place_shapes
 from objectness.config import AnchorOptions
+from objectness.geometry.anchors import compute_strides, find_nearest_anchors, make_anchors, make_shapes, place_shapes
 from objectness.structures import AnchorGrid
 
 SIZES = (32, 64, 128, 256, 512)
