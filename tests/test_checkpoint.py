@@ -17,7 +17,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from objectness import checkpoint
-from objectness.backbone import make_backbone
 from objectness.checkpoint import (
     CONFIG_FILE,
     IMAGENET_URLS,
@@ -33,6 +32,7 @@ from objectness.checkpoint import (
 )
 from objectness.config import Config
 from objectness.errors import CheckpointError, DownloadError
+from objectness.model.backbone import make_backbone
 from objectness.network import RegionProposalNetwork
 
 SMALL = Config(backbone="efficientnet_lite0", pyramid_channels=8)

@@ -23,7 +23,7 @@ GEOMETRY = {
     "geometry.roi_align",
 }
 KERNELS = {"kernels"}  # the same functions as some of geometry's, in C
-MODULES = {"norm", "resnet", "efficientnet", "backbone", "pyramid", "head"}
+MODULES = {"model.norm", "model.resnet", "model.efficientnet", "model.backbone", "model.pyramid", "model.head"}
 GROUND = {"structures", "config", "errors", "version"}
 WITHOUT_NETWORK = {
     "proposals",

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectness.backbone import Backbone
 from objectness.batch import make_batch
 from objectness.config import AnchorOptions, Config, InputOptions, LabelOptions, SelectionOptions
 from objectness.errors import ConfigError
 from objectness.geometry.losses import LossSums
+from objectness.model.backbone import Backbone
+from objectness.model.norm import FrozenBatchNorm2d
 from objectness.network import RegionProposalNetwork
-from objectness.norm import FrozenBatchNorm2d
 from objectness.structures import Batch, Output, Selection, Targets
 
 NO_BOXES = torch.zeros(0, 4)

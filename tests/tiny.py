@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from objectness.backbone import Backbone
 from objectness.config import AnchorOptions, Config, InputOptions, SelectionOptions
+from objectness.model.backbone import Backbone
 from objectness.network import RegionProposalNetwork
 
 CHANNELS = (6, 8, 10, 12)

@@ -20,9 +20,6 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .backbone import BACKBONES as BACKBONES
-    from .backbone import Backbone as Backbone
-    from .backbone import make_backbone as make_backbone
     from .checkpoint import load_network as load_network
     from .checkpoint import save_checkpoint as save_checkpoint
     from .config import AnchorOptions as AnchorOptions
@@ -53,6 +50,9 @@ if TYPE_CHECKING:
     from .geometry.selection import select_proposals as select_proposals
     from .image import find_images as find_images
     from .image import read_image as read_image
+    from .model.backbone import BACKBONES as BACKBONES
+    from .model.backbone import Backbone as Backbone
+    from .model.backbone import make_backbone as make_backbone
     from .network import RegionProposalNetwork as RegionProposalNetwork
     from .predict import Proposer as Proposer
     from .predict import load as load
@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     from .train import train as train
 
 _HOMES = {
-    "backbone": ("BACKBONES", "Backbone", "make_backbone"),
     "checkpoint": ("load_network", "save_checkpoint"),
     "config": (
         "AnchorOptions",
@@ -98,6 +97,7 @@ _HOMES = {
     "geometry.roi_align": ("pool_features",),
     "geometry.selection": ("select_proposals",),
     "image": ("find_images", "read_image"),
+    "model.backbone": ("BACKBONES", "Backbone", "make_backbone"),
     "network": ("RegionProposalNetwork",),
     "predict": ("Proposer", "load", "measure_network", "measure_proposer"),
     "proposals": ("Proposals",),

@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .backbone import Backbone
 from .config import Config
 from .errors import CheckpointError, ConfigError, DownloadError
+from .model.backbone import Backbone
 from .network import RegionProposalNetwork
 
 MODEL_FILE, CONFIG_FILE, TRAINING_FILE = "model.safetensors", "config.json", "training.pt"

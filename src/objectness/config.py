@@ -186,7 +186,7 @@ class Config:
     """One network: what it is made of, how it learns its labels and how it selects.
 
     Attributes:
-        backbone: A name in `objectness.backbone.BACKBONES`.
+        backbone: A name in `objectness.model.backbone.BACKBONES`.
         batch_norm: "frozen" keeps the statistics that the weights came with, "trained" lets them learn; training from
             random weights needs the latter.
         norm_eps: Of batch norm; by default that of the backbone's published weights. torchvision's first COCO weights

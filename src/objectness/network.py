@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .backbone import FOLDABLE, Backbone, make_backbone
 from .config import Config
-from .efficientnet import EfficientNetLite
 from .geometry.anchors import make_anchors
 from .geometry.losses import LossSums, sum_losses
 from .geometry.matching import match_grid, sample_anchors
 from .geometry.selection import select_proposals
-from .head import Head
-from .norm import fold_norms, make_norm
-from .pyramid import Pyramid
+from .model.backbone import FOLDABLE, Backbone, make_backbone
+from .model.efficientnet import EfficientNetLite
+from .model.head import Head
+from .model.norm import fold_norms, make_norm
+from .model.pyramid import Pyramid
 from .structures import AnchorGrid, Batch, Output, Selection, Targets
 
 

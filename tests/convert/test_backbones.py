@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from objectness.backbone import make_backbone
 from objectness.checkpoint import load_backbone
 from objectness.config import Config
 from objectness.convert.backbones import (
@@ -25,6 +24,7 @@ from objectness.convert.backbones import (
 from objectness.convert.parts import WeightsFile
 from objectness.convert.weights import convert_to_folder, convert_weights
 from objectness.errors import CheckpointError, ConfigError, DownloadError
+from objectness.model.backbone import make_backbone
 
 NAME = "timm/resnet18.a1_in1k"
 State = dict[str, Tensor]

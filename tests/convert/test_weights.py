@@ -20,7 +20,6 @@ from hypothesis.extra.numpy import arrays
 from safetensors.torch import save_file
 from torch import Tensor
 
-from objectness.backbone import make_backbone
 from objectness.checkpoint import COUNTER, load_network, save_checkpoint
 from objectness.config import Config
 from objectness.convert.parts import (
@@ -43,8 +42,9 @@ from objectness.convert.weights import (
 )
 from objectness.errors import CheckpointError, ConfigError, DownloadError
 from objectness.geometry.selection import fold_logits
+from objectness.model.backbone import make_backbone
+from objectness.model.resnet import DESIGNS
 from objectness.network import RegionProposalNetwork
-from objectness.resnet import DESIGNS
 from objectness.structures import flatten_map
 
 IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -13,16 +13,16 @@ import pytest
 import torch
 from tiny import make_tiny
 
-from objectness.backbone import BACKBONES, Backbone
 from objectness.config import Config, InputOptions
-from objectness.efficientnet import LITE0, EfficientNetLite
 from objectness.engines import openvino_engine
 from objectness.engines.agreement import copy_eager, measure_agreement
 from objectness.engines.interface import PACKAGES, Engine, EngineName, make_engine
 from objectness.engines.torch_engine import computes_bfloat16
 from objectness.errors import ConfigError, ObjectnessError
+from objectness.model.backbone import BACKBONES, Backbone
+from objectness.model.efficientnet import LITE0, EfficientNetLite
+from objectness.model.norm import make_norm
 from objectness.network import RegionProposalNetwork
-from objectness.norm import make_norm
 from objectness.predict import Proposer
 
 SIZES = [(1, 32, 32), (1, 64, 224), (3, 96, 160), (1, 320, 32), (2, 352, 256)]  # images, height, width; C5 1 to 11

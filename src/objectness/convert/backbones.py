@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .. import hub
-from ..backbone import BACKBONES, make_backbone
 from ..checkpoint import BACKBONE_FILE, CONFIG_FILE, COUNTER, load_state, read_safetensors
 from ..config import IMAGENET_MEAN, IMAGENET_STD
 from ..errors import CheckpointError
+from ..model.backbone import BACKBONES, make_backbone
 from .parts import WeightsFile, recognise_resnet
 
 HUB_OWNER, HUB_FILE = "timm/", "model.safetensors"

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..checkpoint import COUNTER, read_torch_file
 from ..config import Config
 from ..errors import CheckpointError
-from ..resnet import DESIGNS, BasicBlock, Bottleneck, ResNetDesign
+from ..model.resnet import DESIGNS, BasicBlock, Bottleneck, ResNetDesign
 from .pickles import Inert
 
 STEM_SHAPE = (64, 3, 7, 7)

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .config import BatchNorm
+from ..config import BatchNorm
+from ..errors import ConfigError
 from .efficientnet import EfficientNetLite
-from .errors import ConfigError
 from .norm import NormFactory, make_norm
 from .resnet import DESIGNS, Bottleneck, ResNet
 

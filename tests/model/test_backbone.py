@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectness.backbone import BACKBONES, Backbone, find_module, make_backbone
 from objectness.errors import ConfigError
-from objectness.norm import FrozenBatchNorm2d
+from objectness.model.backbone import BACKBONES, Backbone, find_module, make_backbone
+from objectness.model.norm import FrozenBatchNorm2d
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 

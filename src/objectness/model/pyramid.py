@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import TopDown
+from ..config import TopDown
 from .norm import NormFactory, convolve, fold_norm
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from objectness.config import ClassOrder
-from objectness.head import Head
+from objectness.model.head import Head
 
 
 def test_initial_statistics() -> None:

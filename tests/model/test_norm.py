@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectness.norm import FrozenBatchNorm2d, convolve, fold_norm, fold_norms, make_norm
+from objectness.model.norm import FrozenBatchNorm2d, convolve, fold_norm, fold_norms, make_norm
 
 SHAPES = [  # in, out, kernel, stride, padding, groups
     (6, 8, 1, 1, 0, 1),

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectness.backbone import make_backbone
-from objectness.norm import make_norm
-from objectness.resnet import DESIGNS, ResNet
+from objectness.model.backbone import make_backbone
+from objectness.model.norm import make_norm
+from objectness.model.resnet import DESIGNS, ResNet
 
 # Source: torchvision's documentation, "num_params" of each, with the classifier
 PARAMETERS = {

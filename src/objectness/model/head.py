@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import ClassOrder, DeltaOrder
+from ..config import ClassOrder, DeltaOrder
 
 # Where each weight of an anchor stands among those that it was stored with.
 CLASS_ORDERS: dict[ClassOrder, tuple[int, ...]] = {"object_first": (0, 1), "object_last": (1, 0)}

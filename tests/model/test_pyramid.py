@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectness.norm import make_norm
-from objectness.pyramid import Pyramid
+from objectness.model.norm import make_norm
+from objectness.model.pyramid import Pyramid
 
 
 def make_transparent(top_down: str = "cumulative") -> Pyramid:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from objectness.backbone import make_backbone
-from objectness.efficientnet import LITE0, EfficientNetLite, StageDesign, pad_same
-from objectness.norm import make_norm
+from objectness.model.backbone import make_backbone
+from objectness.model.efficientnet import LITE0, EfficientNetLite, StageDesign, pad_same
+from objectness.model.norm import make_norm
 
 
 def make_empty() -> EfficientNetLite:

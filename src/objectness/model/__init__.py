@@ -1,0 +1,1 @@
+"""nn.Modules, one idea each: bodies, the pyramid on them and the head."""
