@@ -11,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PEER := ../shared/tools/install-peer-torchvision
-KERNELS := setup.py $(wildcard src/objectness/kernels/*.[ch])
+KERNELS := setup.py $(wildcard src/objectness/kernels/cpu/*.[ch])
 
 .PHONY: demo test check bench clean peer
 .NOTPARALLEL:
@@ -46,7 +46,7 @@ bench: .venv/.bench-installed peer
 clean:
 	rm -rf .venv build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src -name '*.egg-info' -prune -exec rm -rf {} +
-	rm -f src/objectness/kernels/_native*
+	rm -f src/objectness/kernels/cpu/_native*
 	find src tests bench examples experiments -name __pycache__ -prune -exec rm -rf {} +
 
 # The project itself is installed in place, so that changes of the source need no installation. setuptools comes first

@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNELS = Path("src/objectness/kernels")
+KERNELS = Path("src/objectness/kernels/cpu")
 # Sums and products are never fused and never reordered: a kernel decides as the plain torch function beside it does.
 # Neither errno nor a floating-point trap is ever looked at, which lets loops with a condition become vector code.
 UNIX_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
@@ -23,7 +23,7 @@ class BuildKernels(build_ext):
 
 
 native = Extension(
-    "objectness.kernels._native",
+    "objectness.kernels.cpu._native",
     sources=sorted(file.as_posix() for file in KERNELS.glob("*.c")),
     depends=sorted(file.as_posix() for file in KERNELS.glob("*.h")),
     py_limited_api=True,  # it uses nothing of Python at all, so that one build serves every version

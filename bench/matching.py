@@ -24,7 +24,7 @@ from turns import take_turns
 from objectness.config import AnchorOptions, LabelOptions
 from objectness.geometry.anchors import make_anchors
 from objectness.geometry.matching import NEGATIVE, POSITIVE, UNUSED, Matches, match_anchors, match_grid
-from objectness.kernels.library import describe
+from objectness.kernels.cpu.library import describe
 from objectness.structures import AnchorGrid, Targets
 
 SIZE = (800, 1216)

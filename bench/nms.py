@@ -21,7 +21,7 @@ from torchvision.ops import box_iou
 from turns import take_turns
 
 from objectness.geometry.nms import iou, nms
-from objectness.kernels.library import describe
+from objectness.kernels.cpu.library import describe
 
 COUNTS = (100, 1000, 10_000, 100_000)
 THRESHOLDS = (0.5, 0.7)

@@ -29,7 +29,7 @@ import start
 import torch
 
 from objectness.engines.interface import find_installed
-from objectness.kernels.library import describe
+from objectness.kernels.cpu.library import describe
 
 Cells = Sequence[object]
 

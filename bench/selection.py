@@ -23,7 +23,7 @@ from objectness.config import AnchorOptions, Config, SelectionOptions
 from objectness.geometry.anchors import make_anchors
 from objectness.geometry.boxes import compute_iou
 from objectness.geometry.selection import select_proposals, select_proposals_plain
-from objectness.kernels.library import describe
+from objectness.kernels.cpu.library import describe
 from objectness.structures import Output, Selection
 
 if TYPE_CHECKING:

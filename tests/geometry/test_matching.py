@@ -16,7 +16,7 @@ from objectness.geometry import matching
 from objectness.geometry.anchors import make_anchors
 from objectness.geometry.boxes import compute_iou
 from objectness.geometry.matching import NEGATIVE, POSITIVE, UNUSED, Matches, match_anchors, match_grid, sample_anchors
-from objectness.kernels.library import ENVIRONMENT, OFF
+from objectness.kernels.cpu.library import ENVIRONMENT, OFF
 from objectness.structures import AnchorGrid, Targets
 
 NO_BOXES = torch.zeros(0, 4)

@@ -11,7 +11,7 @@ from torch import Tensor
 from objectness.errors import ConfigError
 from objectness.geometry import nms as suppression
 from objectness.geometry.nms import iou, nms, nms_plain
-from objectness.kernels.library import ENVIRONMENT, OFF
+from objectness.kernels.cpu.library import ENVIRONMENT, OFF
 
 few = settings(deadline=None, max_examples=60)
 

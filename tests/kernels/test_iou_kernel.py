@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from objectness.geometry.boxes import compute_iou, compute_iou_plain
-from objectness.kernels.iou import measure_iou
-from objectness.kernels.library import ENVIRONMENT, OFF, VARIANTS, choose_variant, describe, find_library
+from objectness.kernels.cpu.iou import measure_iou
+from objectness.kernels.cpu.library import ENVIRONMENT, OFF, VARIANTS, choose_variant, describe, find_library
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason=describe())
 

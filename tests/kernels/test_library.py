@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from objectness.errors import ConfigError
-from objectness.kernels import library
-from objectness.kernels.library import (
+from objectness.kernels.cpu import library
+from objectness.kernels.cpu.library import (
     ENVIRONMENT,
     VARIANTS,
     check_result,
@@ -26,7 +26,7 @@ from objectness.kernels.library import (
 )
 
 ROOT = Path(__file__).parents[2]
-KERNELS = ROOT / "src" / "objectness" / "kernels"
+KERNELS = ROOT / "src" / "objectness" / "kernels" / "cpu"
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +149,8 @@ def build(folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess
     """Build in a copy of what a source distribution has; what came of it."""
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(KERNELS, folder / "src" / "objectness" / "kernels", ignore=shutil.ignore_patterns("_native*"))
+    kernels = folder / "src" / "objectness" / "kernels" / "cpu"
+    shutil.copytree(KERNELS, kernels, ignore=shutil.ignore_patterns("_native*"))
     (folder / "src" / "objectness" / "__init__.py").touch()
     process = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--inplace"],
@@ -158,7 +159,7 @@ def build(folder: Path, **environment: str) -> tuple[subprocess.CompletedProcess
         capture_output=True,
         text=True,
     )
-    return process, list((folder / "src" / "objectness" / "kernels").glob("_native*"))
+    return process, list(kernels.glob("_native*"))
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from torch import Tensor
 from objectness.config import AnchorOptions, LabelOptions
 from objectness.geometry.anchors import make_anchors
 from objectness.geometry.matching import NEGATIVE, POSITIVE, UNUSED, match_anchors, match_grid, match_grid_plain
-from objectness.kernels.library import ENVIRONMENT, OFF, VARIANTS, choose_variant, describe, find_library
-from objectness.kernels.matching import match
+from objectness.kernels.cpu.library import ENVIRONMENT, OFF, VARIANTS, choose_variant, describe, find_library
+from objectness.kernels.cpu.matching import match
 from objectness.structures import AnchorGrid, Targets
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason=describe())

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from objectness.geometry.boxes import compute_iou_plain
 from objectness.geometry.nms import nms_plain, sort_scores
-from objectness.kernels.library import ENVIRONMENT, OFF, VARIANTS, choose_variant, describe, find_library
-from objectness.kernels.nms import suppress_boxes
+from objectness.kernels.cpu.library import ENVIRONMENT, OFF, VARIANTS, choose_variant, describe, find_library
+from objectness.kernels.cpu.nms import suppress_boxes
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason=describe())
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from objectness.kernels.library import VARIANTS, find_library
+from objectness.kernels.cpu.library import VARIANTS, find_library
 
 TESTS = Path(__file__).resolve().parent
-KERNELS = TESTS.parents[1] / "src" / "objectness" / "kernels"
+KERNELS = TESTS.parents[1] / "src" / "objectness" / "kernels" / "cpu"
 FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Werror"]
 CROSS, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 ROUNDING = 2e-4  # px; exp() is the C library's

@@ -22,8 +22,8 @@ from objectness.geometry import selection as selecting
 from objectness.geometry.anchors import make_anchors
 from objectness.geometry.boxes import MAX_LOG_SCALE
 from objectness.geometry.selection import select_proposals, select_proposals_plain
-from objectness.kernels.library import ENVIRONMENT, VARIANTS, choose_variant, describe, find_library
-from objectness.kernels.selection import select
+from objectness.kernels.cpu.library import ENVIRONMENT, VARIANTS, choose_variant, describe, find_library
+from objectness.kernels.cpu.selection import select
 from objectness.structures import AnchorGrid, Output, Selection
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason=describe())

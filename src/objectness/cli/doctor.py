@@ -26,7 +26,7 @@ def doctor() -> int:
     from ..engines.cache import find_cache_folder
     from ..engines.interface import find_installed
     from ..engines.torch_engine import computes_bfloat16
-    from ..kernels.library import describe
+    from ..kernels.cpu.library import describe
     from ..predict import choose_device
 
     chosen = choose_device()

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..config import Clamp
-from ..kernels.iou import measure_iou
-from ..kernels.library import find_library
+from ..kernels.cpu.iou import measure_iou
+from ..kernels.cpu.library import find_library
 
 MAX_LOG_SCALE = math.log(1000 / 16)  # a 16 px anchor may reach 1000 px; Detectron's cap, kept by all its successors
 ABSOLUTE_UNIT_PX = 512.0  # "absolute" boxes are coded in units of the largest anchor, so that numbers are of order 1
@@ -39,7 +39,7 @@ def compute_intersections(boxes: Tensor, others: Tensor) -> Tensor:
 def compute_iou(boxes: Tensor, others: Tensor) -> Tensor:
     """Pairwise intersection over union.
 
-    On the CPU a kernel does this (`kernels.iou`), unless gradients are wanted or none was built; everywhere else
+    On the CPU a kernel does this (`kernels.cpu.iou`), unless gradients are wanted or none was built; everywhere else
     `compute_iou_plain`, whose results are the same to the last bit.
 
     Args:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..config import LabelOptions
-from ..kernels.library import find_library
-from ..kernels.matching import match
+from ..kernels.cpu.library import find_library
+from ..kernels.cpu.matching import match
 from ..structures import AnchorGrid, Targets
 from .boxes import compute_areas, compute_intersections, compute_iou
 
@@ -44,8 +44,8 @@ class Sample(NamedTuple):
 def match_grid(grid: AnchorGrid, targets: Targets, options: LabelOptions) -> Matches:
     """Label every anchor of a grid by its overlap with the ground truth, as `match_anchors` does.
 
-    On the CPU a kernel does this (`kernels.matching`), unless none was built: an anchor's place says which boxes it can
-    overlap, so that few pairs are looked at. Everywhere else `match_grid_plain`, whose results are the same to the
+    On the CPU a kernel does this (`kernels.cpu.matching`), unless none was built: an anchor's place says which boxes it
+    can overlap, so that few pairs are looked at. Everywhere else `match_grid_plain`, whose results are the same to the
     last bit.
 
     Args:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..kernels.library import find_library
-from ..kernels.nms import suppress_boxes
+from ..kernels.cpu.library import find_library
+from ..kernels.cpu.nms import suppress_boxes
 from .boxes import compute_iou
 
 BLOCK = 256  # boxes decided at a time

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..config import BoxCoding, SelectionOptions
-from ..kernels.library import find_library
-from ..kernels.selection import select
+from ..kernels.cpu.library import find_library
+from ..kernels.cpu.selection import select
 from ..structures import FIRST_LEVEL, AnchorGrid, Output, Selection, flatten_map
 from .anchors import find_nearest_anchors
 from .boxes import BOX_CODERS, MAX_LOG_SCALE, clip_boxes, compute_iou, compute_visible_shares
@@ -45,7 +45,7 @@ def select_proposals(
     The best `per_level` of each level; regions over the border removed or clipped; suppression within each level;
     the best `keep` of what is left. Where a logit or a box is not a number there is no proposal.
 
-    On the CPU a kernel does this (`kernels.selection`), unless gradients are wanted, boxes are absolute or none was
+    On the CPU a kernel does this (`kernels.cpu.selection`), unless gradients are wanted, boxes are absolute or none was
     built; everywhere else `select_proposals_plain`.
 
     Args:
@@ -60,7 +60,7 @@ def select_proposals(
         N selections, best first, in the input frame; equal logits in the order of their anchors.
 
     Raises:
-        ConfigError: OBJECTNESS_KERNELS cannot be followed (`kernels.library`).
+        ConfigError: OBJECTNESS_KERNELS cannot be followed (`kernels.cpu.library`).
     Source: Faster R-CNN, section 3.3; FPN, section 4.1; the article, steps 5 and 6.
     """
     if not _takes_kernel(output, box_coding):

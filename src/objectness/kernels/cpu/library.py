@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ...errors import ConfigError
 
 FOLDER = Path(__file__).parent
 ENVIRONMENT = "OBJECTNESS_KERNELS"

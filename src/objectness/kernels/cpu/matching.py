@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..config import LabelOptions
-from ..structures import Targets
+from ...config import LabelOptions
+from ...structures import Targets
 from .library import check_result, choose_variant, find_library, get_pointer
 
 if TYPE_CHECKING:
-    from ..structures import AnchorGrid
+    from ...structures import AnchorGrid
 
 MOST_CELLS = 2**31 - 1  # along one side of a map
 

@@ -42,7 +42,7 @@ typedef struct {
     int64_t image, channel, row, column;
 } Map;
 
-/* One level, as kernels/selection.py hands it over. */
+/* One level, as selection.py hands it over. */
 typedef struct {
     Map logits;          /* 2 A channels, (object, no object) for each anchor of a cell, or A */
     Map deltas;          /* 4 A channels, (dx, dy, dw, dh) for each anchor of a cell */

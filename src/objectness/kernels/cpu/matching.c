@@ -35,7 +35,7 @@ enum {
 #define SLACK 1e-6    /* relative; the rounding of float32 is 6e-8 */
 #define TINY 1e-30    /* IoUs and areas (px^2) below this are rounded so coarsely that nothing follows from them */
 
-/* One level, as kernels/matching.py hands it over. */
+/* One level, as matching.py hands it over. */
 typedef struct {
     const float *shapes; /* (A, 4) xyxy around the origin, px */
     int64_t height, width;

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..config import AnchorOptions, SelectionOptions
-from ..structures import FIRST_LEVEL, Output, Selection
+from ...config import AnchorOptions, SelectionOptions
+from ...structures import FIRST_LEVEL, Output, Selection
 from .library import check_result, check_tensor, choose_variant, find_library, get_pointer
 
 MOST_ANCHORS = 2**32  # of one level: a position has 32 bits beside its logit
