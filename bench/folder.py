@@ -25,7 +25,8 @@ from typing import NamedTuple
 import torch
 
 import objectness
-from objectness.image import find_images, read_image
+from objectness.images.finding import find_images
+from objectness.images.reading import read_image
 from objectness.predict import Proposer, choose_at_once
 from objectness.propose import run
 

@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 from turns import take_turns
 
-from objectness.batch import make_batch
 from objectness.config import AnchorOptions, Config, InputOptions, SelectionOptions
 from objectness.engines.interface import EngineName, Precision, make_engine
 from objectness.geometry.boxes import compute_iou
+from objectness.images.network_input import make_batch
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer, to_tensor
 from objectness.structures import flatten_maps

@@ -21,12 +21,12 @@ from torchvision.models.detection.rpn import RegionProposalNetwork as Torchvisio
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 
-from objectness.batch import fit_size, make_batch, resize_image
 from objectness.config import Config, InputOptions
 from objectness.data.loader import decode_record
 from objectness.data.records import ImageRecord
 from objectness.evaluate import measure_recall
 from objectness.geometry.selection import fold_logits
+from objectness.images.network_input import fit_size, make_batch, resize_image
 from objectness.network import RegionProposalNetwork
 from objectness.recall_report import RecallReport
 from objectness.structures import Batch, Targets, flatten_map

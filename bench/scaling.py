@@ -23,11 +23,11 @@ import torch
 from turns import take_turns
 
 import objectness
-from objectness.batch import resize_image
 from objectness.config import AnchorOptions, LabelOptions
 from objectness.geometry.anchors import make_anchors
 from objectness.geometry.matching import match_grid
-from objectness.image import read_image
+from objectness.images.network_input import resize_image
+from objectness.images.reading import read_image
 from objectness.predict import Prepared, choose_at_once
 from objectness.proposals import Proposals
 from objectness.propose import run

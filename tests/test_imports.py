@@ -26,16 +26,17 @@ KERNELS = {"kernels"}  # the same functions as some of geometry's, in C
 MODULES = {"model.norm", "model.resnet", "model.efficientnet", "model.backbone", "model.pyramid", "model.head"}
 GROUND = {"structures", "config", "errors", "version"}
 WITHOUT_NETWORK = {
+    "images",
     "proposals",
-    "image",
-    "draw",
+    "images.reading",
+    "images.drawing",
     "evaluate",
     "recall_report",
     "proposal_file",
     "propose",
     "ahead",
     "resume",
-    "batch",
+    "images.network_input",
 }
 WITHOUT_NETWORK |= {"convert.proposals", "convert.pickles", "hub"}
 NETWORK_AND_ABOVE = {"network", "checkpoint", "sources", "predict", "train"}

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectness.batch import make_batch
 from objectness.config import AnchorOptions, Config, InputOptions, LabelOptions, SelectionOptions
 from objectness.errors import ConfigError
 from objectness.geometry.losses import LossSums
+from objectness.images.network_input import make_batch
 from objectness.model.backbone import Backbone
 from objectness.model.norm import FrozenBatchNorm2d
 from objectness.network import RegionProposalNetwork

@@ -13,14 +13,14 @@ from torch import Tensor
 
 import objectness
 from objectness import predict
-from objectness.batch import make_batch, resize_image
 from objectness.checkpoint import save_checkpoint
 from objectness.config import Config, InputOptions, SelectionOptions
 from objectness.data.records import ImageRecord
 from objectness.errors import AnnotationError, CheckpointError, ConfigError, ImageError
 from objectness.evaluate import measure_recall
 from objectness.geometry.boxes import compute_iou
-from objectness.image import read_image
+from objectness.images.network_input import make_batch, resize_image
+from objectness.images.reading import read_image
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer, choose_at_once, choose_device, load, measure_network, to_tensor
 from objectness.proposals import Proposals

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from objectness.draw import draw_boxes
 from objectness.errors import ImageError, ObjectnessError
+from objectness.images.drawing import draw_boxes
 from objectness.proposals import Proposals
 
 GREY = np.full((60, 80, 3), 128, dtype=np.uint8)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from objectness.errors import ConfigError, ObjectnessError
-from objectness.image import read_image
+from objectness.images.reading import read_image
 from objectness.proposals import Proposals
 from objectness.propose import NUM_PREPARING, Counts, Result, name_pictures, to_json_line
 from objectness.propose import propose_files as propose_files_any

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from .data.dataset import read_dataset as read_dataset
     from .data.records import Dataset as Dataset
     from .data.records import ImageRecord as ImageRecord
-    from .draw import draw_boxes as draw_boxes
     from .engines.interface import make_engine as make_engine
     from .errors import AnnotationError as AnnotationError
     from .errors import CheckpointError as CheckpointError
@@ -48,8 +47,9 @@ if TYPE_CHECKING:
     from .geometry.nms import nms as nms
     from .geometry.roi_align import pool_features as pool_features
     from .geometry.selection import select_proposals as select_proposals
-    from .image import find_images as find_images
-    from .image import read_image as read_image
+    from .images.drawing import draw_boxes as draw_boxes
+    from .images.finding import find_images as find_images
+    from .images.reading import read_image as read_image
     from .model.backbone import BACKBONES as BACKBONES
     from .model.backbone import Backbone as Backbone
     from .model.backbone import make_backbone as make_backbone
@@ -81,7 +81,6 @@ _HOMES = {
     "convert.weights": ("convert_weights",),
     "data.dataset": ("read_dataset",),
     "data.records": ("Dataset", "ImageRecord"),
-    "draw": ("draw_boxes",),
     "engines.interface": ("make_engine",),
     "errors": (
         "AnnotationError",
@@ -96,7 +95,9 @@ _HOMES = {
     "geometry.nms": ("iou", "nms"),
     "geometry.roi_align": ("pool_features",),
     "geometry.selection": ("select_proposals",),
-    "image": ("find_images", "read_image"),
+    "images.drawing": ("draw_boxes",),
+    "images.finding": ("find_images",),
+    "images.reading": ("read_image",),
     "model.backbone": ("BACKBONES", "Backbone", "make_backbone"),
     "network": ("RegionProposalNetwork",),
     "predict": ("Proposer", "load", "measure_network", "measure_proposer"),

@@ -56,7 +56,7 @@ class RegionProposalNetwork(nn.Module):
         """Predict, in training and in inference alike.
 
         Args:
-            images: (N, 3, H, W) float32, normalised and padded (`batch.make_batch`).
+            images: (N, 3, H, W) float32, normalised and padded (`network_input.make_batch`).
 
         Returns:
             Features, logits and deltas of every level.

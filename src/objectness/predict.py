@@ -14,7 +14,6 @@ from torch import Tensor
 
 from . import hub
 from .ahead import map_ahead, share_threads
-from .batch import fit_size, make_batch, resize_image
 from .checkpoint import CONFIG_FILE, MODEL_FILE, SHIPPED, save_checkpoint
 from .data.loader import decode_record
 from .data.records import ImageRecord
@@ -22,7 +21,8 @@ from .engines.interface import EngineName, Precision, make_engine
 from .errors import ConfigError, ImageError
 from .evaluate import measure_recall
 from .geometry.roi_align import pool_features
-from .image import read_image, read_reduced, to_rgb
+from .images.network_input import fit_size, make_batch, resize_image
+from .images.reading import read_image, read_reduced, to_rgb
 from .network import RegionProposalNetwork
 from .proposals import Proposals
 from .recall_report import RecallReport

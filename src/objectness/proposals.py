@@ -57,14 +57,14 @@ class Proposals:
         """The image with its boxes on it; it is read again if it is known by its path.
 
         Args:
-            style: the keywords of `objectness.draw.draw_boxes`.
+            style: the keywords of `objectness.images.drawing.draw_boxes`.
 
         Raises:
             ImageError: there is no image, it cannot be read, or it no longer has the size that the proposals were made
                 on.
         """
-        from .draw import copy_pixels, draw_boxes  # here, since only this method needs Pillow's drawing
-        from .image import read_image
+        from .images.drawing import copy_pixels, draw_boxes  # here, since only this method needs Pillow's drawing
+        from .images.reading import read_image
 
         image = self.image
         if image is None:

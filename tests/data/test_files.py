@@ -2,48 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from objectness.data.files import Listing, find_parent, list_images, measure_image, read_bytes, read_lines
-from objectness.errors import AnnotationError, ImageError
-from objectness.image import read_image
-
-
-def save_oriented(path: Path, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.new("RGB", (30, 20)).save(path, exif=exif)
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_size_is_that_of_the_upright_image(tmp_path, suffix, orientation):
-    path = tmp_path / f"a.{suffix}"
-    save_oriented(path, orientation)
-    assert measure_image(path) == ((20, 30) if orientation < 5 else (30, 20)) == read_image(path).shape[:2]
-
-
-def test_size_needs_no_more_than_the_header(tmp_path):
-    path = tmp_path / "a.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:200])
-    assert measure_image(path) == (50, 70)
-
-
-def test_damaged_exif_leaves_the_size(tmp_path):
-    path = tmp_path / "a.jpg"
-    Image.new("RGB", (30, 20)).save(path, exif=b"Exif\0\0nonsense")
-    assert measure_image(path) == (20, 30)
-
-
-@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"II*\0\xff\xff\xff\xff"])
-def test_what_is_no_image_raises(tmp_path, content):
-    path = tmp_path / "a.png"
-    path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"a\.png: cannot be read as an image"):
-        measure_image(path)
+from objectness.data.files import Listing, find_parent, list_images, read_bytes, read_lines
+from objectness.errors import AnnotationError
 
 
 def test_listing_knows_files_not_folders_and_no_impossible_names(tmp_path):

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from objectness.batch import fit_size, make_batch, resize_image
 from objectness.config import Config, InputOptions, SelectionOptions
 from objectness.errors import ConfigError
 from objectness.geometry.roi_align import choose_levels, pool_features
-from objectness.image import read_image
+from objectness.images.network_input import fit_size, make_batch, resize_image
+from objectness.images.reading import read_image
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer, to_tensor
 from objectness.structures import Output

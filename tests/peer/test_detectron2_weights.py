@@ -16,9 +16,9 @@ from detectron2_reference import Proposed, Setting
 from PIL import Image
 from torch import Tensor
 
-from objectness.batch import fit_size, make_batch
 from objectness.config import InputOptions
 from objectness.convert.weights import convert_weights
+from objectness.images.network_input import fit_size, make_batch
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer
 

@@ -17,9 +17,9 @@ from mmdetection_reference import Proposed, Setting
 from PIL import Image
 from torch import Tensor
 
-from objectness.batch import fit_size, make_batch, resize_image
 from objectness.config import InputOptions
 from objectness.convert.weights import convert_weights
+from objectness.images.network_input import fit_size, make_batch, resize_image
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectness.batch import fit_size, make_batch, resize_image
 from objectness.config import AnchorOptions, Config, InputOptions, SelectionOptions
 from objectness.data.loader import decode_record, make_targets
 from objectness.data.records import ImageRecord
@@ -20,6 +19,7 @@ from objectness.geometry.anchors import make_anchors
 from objectness.geometry.boxes import clip_boxes, compute_iou, decode_deltas, encode_deltas
 from objectness.geometry.matching import POSITIVE, match_anchors, sample_anchors
 from objectness.geometry.selection import suppress
+from objectness.images.network_input import fit_size, make_batch, resize_image
 from objectness.network import RegionProposalNetwork
 from objectness.structures import Batch, Output, Selection, Targets
 

@@ -65,7 +65,7 @@ def evaluate(
         raise ObjectnessError("--plot needs matplotlib: pip install 'objectness[plot]'")
     from ..checkpoint import SHIPPED
     from ..evaluate import measure_recall
-    from ..image import find_images
+    from ..images.finding import find_images
     from ..predict import choose_at_once, load, measure_proposer
     from ..proposal_file import match_proposals, read_proposals
     from ..recall_report import plot_recall

@@ -121,7 +121,7 @@ def propose(
 
 def _find_images(sources: Sequence[str], draw: Path | None) -> list[Path]:
     """The images to propose on; without the pictures that an earlier run drew into a folder below a source."""
-    from ..image import find_images
+    from ..images.finding import find_images
 
     def is_drawn(path: Path) -> bool:
         return draw is not None and draw.absolute() in (path.absolute(), *path.absolute().parents)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..batch import Size, resize_image
 from ..config import AugmentOptions
 from ..geometry.boxes import clip_boxes, compute_areas
+from ..images.network_input import Size, resize_image
 from ..structures import Targets
 
 MIN_VISIBLE = 0.25  # an object cut down to less than this share of its box is neither positive nor negative

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 
-from PIL import ExifTags, Image
-
 from ..errors import AnnotationError, ImageError
-from ..image import SUFFIXES, find_images
-
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
-_ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow's headers keep an orientation
+from ..images.finding import SUFFIXES, find_images
 
 
 class Listing:
@@ -70,29 +64,6 @@ def read_lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
     return [line.strip() for line in text.split("\n")]
-
-
-def measure_image(path: Path) -> tuple[int, int]:
-    """The (height, width), px, of an image turned upright as its EXIF data says, from its header alone.
-
-    Raises:
-        ImageError: it cannot be opened as an image.
-    """
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-            width, height = image.size
-            return (width, height) if _lies_sideways(image) else (height, width)
-    except Exception as error:  # a damaged header can fail in any way
-        raise ImageError(f"{path}: cannot be read as an image ({type(error).__name__})") from error
-
-
-def _lies_sideways(image: Image.Image) -> bool:
-    if image.format == "TIFF" or not _ORIENTED & image.info.keys():
-        return False  # Pillow turns a TIFF's size itself; and a PNG asked for what it has not decodes all its pixels
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-    except Exception:  # damaged EXIF data says nothing about the pixels
-        return False
 
 
 def _list_names(folder: Path) -> frozenset[str]:

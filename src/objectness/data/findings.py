@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import AnnotationError, ImageError
+from ..images.reading import measure_image
 from .faults import Faults
-from .files import Listing, measure_image
+from .files import Listing
 from .records import Dataset, ImageRecord
 
 ROUNDING_PX = 1.0  # a box that reaches out of its image by more than this is clipped too, but not without a note

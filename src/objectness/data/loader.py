@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from ..batch import Size, fit_size, make_batch, resize_image
 from ..config import AugmentOptions, InputOptions
 from ..errors import AnnotationError, ObjectnessError, TrainingError
-from ..image import read_image
+from ..images.network_input import Size, fit_size, make_batch, resize_image
+from ..images.reading import read_image
 from ..structures import Batch, Targets
 from .augment import augment
 from .records import ImageRecord

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ..errors import AnnotationError
-from ..image import SUFFIXES
+from ..images.finding import SUFFIXES
 from .faults import Faults
 from .files import Listing, list_images, read_bytes, read_lines
 from .findings import Found, FoundBox, FoundImage

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..batch import fit_size, make_batch, resize_image
 from ..config import InputOptions
 from ..errors import ConfigError
 from ..export.maps import quiet_conversion
 from ..export.to_openvino import convert_to_openvino, open_core, save_model
-from ..image import read_image
+from ..images.network_input import fit_size, make_batch, resize_image
+from ..images.reading import read_image
 from ..network import RegionProposalNetwork
 
 ENOUGH_PHOTOS = 100  # with fewer, scales hang on what happens to be on them

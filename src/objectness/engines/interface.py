@@ -42,7 +42,7 @@ class Engine(Protocol):
         """Predict.
 
         Args:
-            images: (N, 3, H, W) float32, normalised, and padded to a multiple of 32 px (`batch.make_batch`).
+            images: (N, 3, H, W) float32, normalised, and padded to a multiple of 32 px (`network_input.make_batch`).
 
         Returns:
             Logits (N, A, H_l, W_l), object minus no object, and deltas (N, 4 A, H_l, W_l) of every level, as

@@ -11,13 +11,13 @@ from typing import Literal
 
 import torch
 
-from ..batch import fit_size, make_batch, resize_image
 from ..config import InputOptions
 from ..engines.agreement import MOST_DIFFERENCE, Agreement, copy_eager, measure_agreement
 from ..engines.interface import EXTRAS, PACKAGES, load_runtime, require_packages
 from ..errors import ConfigError, ObjectnessError
 from ..geometry.boxes import compute_iou
-from ..image import read_image
+from ..images.network_input import fit_size, make_batch, resize_image
+from ..images.reading import read_image
 from ..network import RegionProposalNetwork
 from ..structures import Batch, Output, Selection
 from .description import describe_network

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .config import InputOptions, Resize
-from .structures import Batch
+from ..config import InputOptions, Resize
+from ..structures import Batch
 
 Size = tuple[int, int]  # (height, width), px
 

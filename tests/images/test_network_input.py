@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from objectness.batch import fit_size, make_batch, resize_image
 from objectness.config import InputOptions
+from objectness.images.network_input import fit_size, make_batch, resize_image
 
 PLAIN = InputOptions(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from objectness.draw import DARK, LEVEL_COLOURS, draw_boxes
 from objectness.errors import AnnotationError, ImageError
-from objectness.image import read_image
+from objectness.images.drawing import DARK, LEVEL_COLOURS, draw_boxes
+from objectness.images.reading import read_image
 
 GREY = np.full((60, 80, 3), 128, dtype=np.uint8)
 

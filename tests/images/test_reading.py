@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from objectness import image as image_module
 from objectness.errors import ImageError
-from objectness.image import find_images, read_image, read_reduced, to_rgb
+from objectness.images import reading
+from objectness.images.reading import measure_image, read_image, read_reduced, to_rgb
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -175,7 +175,7 @@ def test_large_images_are_refused_by_their_header(tmp_path: Path, monkeypatch: p
     limit = Image.MAX_IMAGE_PIXELS
     (tmp_path / "huge.png").write_bytes(png_with_header(40_000, 40_000))
     fails(tmp_path / "huge.png", "has 1,600,000,000 pixels, and at most 178,956,970 are read; resize it")
-    monkeypatch.setattr(image_module, "MAX_PIXELS", 100)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 100)
     make_photo(11, 10).save(tmp_path / "over.png")
     fails(tmp_path / "over.png", "has 110 pixels, and at most 100 are read")
     make_photo(10, 10).save(tmp_path / "at.png")
@@ -243,57 +243,6 @@ def test_threads_read_side_by_side(tmp_path: Path) -> None:
     assert all(np.array_equal(pixels, np.asarray(make_photo())) for pixels in results)
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("10.jpg", "2.jpg", "b/1.PNG", "b/c/3.webp", "notes.txt", ".hidden.jpg", ".cache/4.jpg", "odd[1].jpg"):
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("sources", "expected"),
-    [
-        ([], []),
-        (["notes.txt", ".hidden.jpg"], ["notes.txt", ".hidden.jpg"]),
-        (["."], ["2.jpg", "10.jpg", "b/1.PNG", "b/c/3.webp", "odd[1].jpg"]),
-        ([".cache"], [".cache/4.jpg"]),
-        (["*.jpg"], ["2.jpg", "10.jpg", "odd[1].jpg"]),
-        (["*"], ["2.jpg", "10.jpg", "b/1.PNG", "b/c/3.webp", "odd[1].jpg"]),
-        (["**"], ["2.jpg", "10.jpg", "b/1.PNG", "b/c/3.webp", "odd[1].jpg"]),
-        (["**/[0-9].*"], ["2.jpg", "b/1.PNG", "b/c/3.webp"]),
-        (["odd[1].jpg"], ["odd[1].jpg"]),
-        (["b", "10.jpg", "**", "./b/1.PNG"], ["b/1.PNG", "b/c/3.webp", "10.jpg", "2.jpg", "odd[1].jpg"]),
-    ],
-)
-def test_sources_stand_for_files(folder: Path, sources: list[str], expected: list[str]) -> None:
-    assert [file.as_posix() for file in find_images(sources)] == expected
-    assert find_images([folder / source for source in sources]) == [folder / file for file in expected]
-
-
-def test_the_same_file_is_taken_once_however_it_is_named(folder: Path) -> None:
-    assert find_images(["2.jpg", folder / "2.jpg"]) == [Path("2.jpg")]
-
-
-@pytest.mark.parametrize(
-    ("source", "sentence"),
-    [
-        ("none.jpg", "none.jpg: there is no such file or folder"),
-        ("photos/*.jpg", "photos/*.jpg: no image matches (looked for .jpg"),
-        ("*.txt", "*.txt: no image matches"),
-        ("empty", "empty: no image in it or below it (looked for .jpg"),
-        ("long" * 100, "cannot be opened (File name too long)"),
-    ],
-)
-def test_sources_that_stand_for_nothing(folder: Path, source: str, sentence: str) -> None:
-    (folder / "empty").mkdir()
-    with pytest.raises(ImageError) as caught:
-        find_images(["2.jpg", source])
-    assert sentence in str(caught.value)
-
-
 def save_jpeg(path: Path, size: tuple[int, int], orientation: int = 1) -> np.ndarray:
     """A smooth picture with a few edges; (width, height) as stored. Gives the pixels as stored."""
     width, height = size
@@ -356,3 +305,38 @@ def test_other_files_are_read_whole(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_bytes(b"no")
     with pytest.raises(ImageError, match=r"b\.jpg: is no image"):
         read_reduced(tmp_path / "b.jpg", lambda whole: whole)
+
+
+def save_oriented(path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_size_is_that_of_the_upright_image(tmp_path, suffix, orientation):
+    path = tmp_path / f"a.{suffix}"
+    save_oriented(path, orientation)
+    assert measure_image(path) == ((20, 30) if orientation < 5 else (30, 20)) == read_image(path).shape[:2]
+
+
+def test_size_needs_no_more_than_the_header(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    assert measure_image(path) == (50, 70)
+
+
+def test_damaged_exif_leaves_the_size(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (30, 20)).save(path, exif=b"Exif\0\0nonsense")
+    assert measure_image(path) == (20, 30)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n", b"II*\0\xff\xff\xff\xff"])
+def test_what_is_no_image_raises(tmp_path, content):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.png: cannot be read as an image"):
+        measure_image(path)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .errors import AnnotationError, ImageError
-from .image import to_rgb
+from ..errors import AnnotationError, ImageError
+from .reading import to_rgb
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

@@ -1,4 +1,4 @@
-"""Images from disk as (H, W, 3) uint8 RGB, and the files that names, folders and globs stand for.
+"""Images from disk as (H, W, 3) uint8 RGB.
 
 What people see is what the network gets: a photo is turned upright as its EXIF data says, and what is transparent is
 laid on white, as viewers show it. 16-bit grey is scaled by its full range; 32-bit integers and floats, which have no
@@ -7,12 +7,11 @@ range of their own, by their smallest and largest value. Of an animation or a fi
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -20,11 +19,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from .errors import ImageError
+from ..errors import ImageError
 
 MAX_PIXELS = 178_956_970  # where Pillow itself stops by default: half a gigabyte as RGB
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "PPM")  # no EPS: it would run Ghostscript
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm")
 
 Size = tuple[int, int]  # (height, width), px
 SPARE = 2  # a reduced JPEG is at least so many times as large as wanted: Pillow's own measure of a fair reduction
@@ -103,25 +101,6 @@ def to_rgb(image: Image.Image) -> np.ndarray:
         return np.array(_lay_on_white(image) if image.has_transparency_data else image.convert("RGB"))
     except ValueError as error:
         raise ImageError(f"its colours ({image.mode}) cannot be converted to RGB; save it as RGB") from error
-
-
-def find_images(sources: Sequence[str | Path]) -> list[Path]:
-    """List the image files that `sources` stand for, in their order and each once.
-
-    Args:
-        sources: each a file, taken whatever its ending; a folder: all images in it and in the folders below (links to
-            folders are not followed); or a glob, quoted or not expanded by the shell, in which `**` goes through
-            folders: the images and folders that it matches. Hidden files and folders are left out, unless named.
-    Returns:
-        The paths, relative where the source is; those of a folder or glob in natural order (2.jpg before 10.jpg).
-    Raises:
-        ImageError: a source that stands for no file.
-    """
-    files: dict[Path, Path] = {}  # by absolute path
-    for source in sources:
-        for file in _find(source):
-            files.setdefault(file.absolute(), file)
-    return list(files.values())
 
 
 @contextmanager
@@ -219,44 +198,28 @@ def _hushed() -> Iterator[None]:
         yield
 
 
-def _find(source: str | Path) -> list[Path]:
-    path = Path(source)
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
+_ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow's headers keep an orientation
+
+
+def measure_image(path: Path) -> tuple[int, int]:
+    """The (height, width), px, of an image turned upright as its EXIF data says, from its header alone.
+
+    Raises:
+        ImageError: it cannot be opened as an image.
+    """
     try:
-        if path.is_dir():
-            files, reason = _sort(_images_below(path)), "no image in it or below it"
-        elif path.exists():
-            return [path]
-        elif glob.has_magic(str(source)):
-            files, reason = _sort(_images_of_glob(str(source))), "no image matches"
-        else:
-            raise ImageError(f"{source}: there is no such file or folder")
-    except OSError as error:
-        raise ImageError(f"{source}: cannot be opened ({error.strerror})") from error
-    if not files:
-        raise ImageError(f"{source}: {reason} (looked for {' '.join(SUFFIXES)})")
-    return files
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+            width, height = image.size
+            return (width, height) if _lies_sideways(image) else (height, width)
+    except Exception as error:  # a damaged header can fail in any way
+        raise ImageError(f"{path}: cannot be read as an image ({type(error).__name__})") from error
 
 
-def _images_of_glob(pattern: str) -> Iterator[Path]:
-    for match in map(Path, glob.glob(pattern, recursive=True)):  # noqa: PTH207 (Path.glob takes hidden files)
-        if match.is_dir():
-            yield from _images_below(match)
-        elif match.suffix.lower() in SUFFIXES:
-            yield match
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        shown = (Path(parent, name) for name in names if not name.startswith("."))
-        yield from (file for file in shown if file.suffix.lower() in SUFFIXES)
-
-
-def _sort(files: Iterator[Path]) -> list[Path]:
-    """The paths in natural order: digits as the numbers they stand for. It is the same on every machine."""
-
-    def key(file: Path) -> tuple[list[str | int], str]:
-        parts = re.split(r"([0-9]+)", file.as_posix())  # text and digits take turns
-        return [int(part) if index % 2 else part for index, part in enumerate(parts)], file.as_posix()
-
-    return sorted(files, key=key)
+def _lies_sideways(image: Image.Image) -> bool:
+    if image.format == "TIFF" or not _ORIENTED & image.info.keys():
+        return False  # Pillow turns a TIFF's size itself; and a PNG asked for what it has not decodes all its pixels
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+    except Exception:  # damaged EXIF data says nothing about the pixels
+        return False

@@ -1,0 +1,1 @@
+"""Images: found, read, made into the network's input, and drawn on."""
