@@ -22,7 +22,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 
 from objectness.config import Config, InputOptions
-from objectness.data.loader import decode_record
+from objectness.data.decode import decode_record
 from objectness.data.records import ImageRecord
 from objectness.evaluate import measure_recall
 from objectness.geometry.selection import fold_logits

@@ -33,10 +33,12 @@ from torch import nn
 
 import objectness
 from objectness.config import Config, InputOptions, SelectionOptions, TrainOptions
-from objectness.data.loader import TrainingSet, iterate_steps, move_examples
 from objectness.data.records import ImageRecord
 from objectness.recall_report import RecallReport
-from objectness.train import Progress, choose_precision, compute_learning_rate, start_network, train
+from objectness.training.loader import TrainingSet, iterate_steps, move_examples
+from objectness.training.log import Progress
+from objectness.training.loop import start_network, train
+from objectness.training.schedule import choose_precision, compute_learning_rate
 
 COCO = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco"
 TOPS = (10, 100, 300, 1000)

@@ -27,10 +27,12 @@ import torch
 
 import objectness
 from objectness.config import Cache, Config, InputOptions, TrainOptions
-from objectness.data.loader import TrainingSet, move_examples
 from objectness.data.records import ImageRecord
 from objectness.network import RegionProposalNetwork
-from objectness.train import Progress, choose_precision, train
+from objectness.training.loader import TrainingSet, move_examples
+from objectness.training.log import Progress
+from objectness.training.loop import train
+from objectness.training.schedule import choose_precision
 
 ROOT = Path(__file__).resolve().parents[1]
 COCO = ROOT.parent / "shared" / "data" / "coco" / "train.json"

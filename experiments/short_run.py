@@ -23,7 +23,8 @@ from objectness.config import Config, InputOptions, TrainOptions
 from objectness.data.records import ImageRecord
 from objectness.network import RegionProposalNetwork
 from objectness.recall_report import RecallReport
-from objectness.train import Progress, train
+from objectness.training.log import Progress
+from objectness.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
 COCO = ROOT.parent / "shared" / "data" / "coco"

@@ -658,7 +658,7 @@ def test_the_second_ctrl_c_stops_at_once(call: Call, tmp_path: Path, monkeypatch
         assert should_stop()
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(import_module("objectness.train"), "train", train)
+    monkeypatch.setattr(import_module("objectness.training.loop"), "train", train)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     ended = call("train", BOXES, "--out", tmp_path, *train_with())
     assert one_message(ended, 130) == (

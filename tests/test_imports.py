@@ -39,7 +39,7 @@ WITHOUT_NETWORK = {
     "images.network_input",
 }
 WITHOUT_NETWORK |= {"convert.proposals", "convert.pickles", "hub"}
-NETWORK_AND_ABOVE = {"network", "checkpoint", "sources", "predict", "train"}
+NETWORK_AND_ABOVE = {"network", "checkpoint", "sources", "predict", "training.loop"}
 TOP = {"cli", "page"}
 
 
@@ -121,7 +121,7 @@ def test_the_picture_names_what_is_there() -> None:
     # and this file can read: some imports that are known to be there
     assert {"geometry.boxes", "config", "structures"} <= find_direct("geometry.matching")
     assert {"data.records", "evaluate"} <= find_direct("predict")
-    assert {"data.records", "errors", "structures"} <= find_direct("data.loader")
+    assert {"data.records", "errors", "structures"} <= find_direct("training.loader")
     assert "torch" in {each.target for each in read_imports("geometry.boxes") if not each.own}
     assert "predict" not in find_direct("cli.propose", late=False)
     assert "predict" in find_direct("cli.propose")
@@ -161,7 +161,7 @@ def test_data_evaluation_and_drawing_do_not_know_the_network(module: str) -> Non
 
 
 def test_training_is_known_to_the_top_alone() -> None:
-    assert {name for name in FILES if "train" in find_direct(name)} <= {"cli.train"}
+    assert {name for name in FILES if "training.loop" in find_direct(name)} <= {"cli.train"}
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if is_in(name, TOP)])

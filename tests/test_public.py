@@ -83,10 +83,10 @@ def test_unknown_names_are_attribute_errors() -> None:
 
 
 @pytest.mark.slow
-def test_train_is_the_function_also_after_its_module_was_imported() -> None:
+def test_the_functions_named_like_modules_are_functions_after_their_modules_were_imported() -> None:
     script = (
-        "import objectness.train\n"
-        "from objectness.train import Progress\n"
+        "import objectness, objectness.geometry.nms, objectness.training.loop\n"
         "assert objectness.train.__name__ == 'train', objectness.train\n"
+        "assert objectness.nms.__name__ == 'nms', objectness.nms\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -12,9 +12,7 @@ the command answers `--help` before torch is there.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .version import __version__ as __version__
@@ -64,7 +62,7 @@ if TYPE_CHECKING:
     from .structures import Output as Output
     from .structures import Selection as Selection
     from .structures import Targets as Targets
-    from .train import train as train
+    from .training.loop import train as train
 
 _HOMES = {
     "checkpoint": ("load_network", "save_checkpoint"),
@@ -104,7 +102,7 @@ _HOMES = {
     "proposals": ("Proposals",),
     "recall_report": ("RecallReport",),
     "structures": ("Batch", "Output", "Selection", "Targets"),
-    "train": ("train",),
+    "training.loop": ("train",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -121,13 +119,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps `objectness.train` the function, also when something imports the module of the same name."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, getattr(value, name) if name in _HOME_OF and isinstance(value, ModuleType) else value)
-
-
-sys.modules[__name__].__class__ = _Package

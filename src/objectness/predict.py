@@ -15,7 +15,7 @@ from torch import Tensor
 from . import hub
 from .ahead import map_ahead, share_threads
 from .checkpoint import CONFIG_FILE, MODEL_FILE, SHIPPED, save_checkpoint
-from .data.loader import decode_record
+from .data.decode import decode_record
 from .data.records import ImageRecord
 from .engines.interface import EngineName, Precision, make_engine
 from .errors import ConfigError, ImageError

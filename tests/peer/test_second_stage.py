@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from objectness.config import AnchorOptions, Config, InputOptions, LabelOptions, SelectionOptions
-from objectness.data.loader import decode_record
+from objectness.data.decode import decode_record
 from objectness.data.records import ImageRecord
 from objectness.errors import ConfigError, ObjectnessError, TrainingError
 from objectness.network import RegionProposalNetwork

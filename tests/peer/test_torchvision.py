@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from objectness.config import AnchorOptions, Config, InputOptions, SelectionOptions
-from objectness.data.loader import decode_record, make_targets
+from objectness.data.decode import decode_record
 from objectness.data.records import ImageRecord
 from objectness.geometry.anchors import make_anchors
 from objectness.geometry.boxes import clip_boxes, compute_iou, decode_deltas, encode_deltas
@@ -22,6 +22,7 @@ from objectness.geometry.selection import suppress
 from objectness.images.network_input import fit_size, make_batch, resize_image
 from objectness.network import RegionProposalNetwork
 from objectness.structures import Batch, Output, Selection, Targets
+from objectness.training.loader import make_targets
 
 pytestmark = pytest.mark.slow  # about 10 seconds
 

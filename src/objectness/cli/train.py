@@ -21,7 +21,7 @@ from .records import read_records
 from .terminal import Meter, advise, say
 
 if TYPE_CHECKING:
-    from ..train import Progress as TrainProgress
+    from ..training.log import Progress as TrainProgress
 
 Network = Parameter(name="*", group=Group.create_ordered("What is trained"))
 Schedule = Parameter(name="*", group=Group.create_ordered("How it is trained"))
@@ -76,7 +76,7 @@ def train(
         }
     run_dir = resume or out
     assert run_dir is not None
-    from ..train import train as run_training
+    from ..training.loop import train as run_training
 
     options = options or TrainOptions()
     config = config or _default_config(options.weights)
@@ -125,7 +125,7 @@ def _read_run(folder: Path) -> tuple[Config, TrainOptions, dict[str, Any]]:
     Raises:
         ConfigError: it is no run folder, or not one of this command.
     """
-    from ..run_log import OPTIONS_FILE
+    from ..training.log import OPTIONS_FILE
 
     path = folder / OPTIONS_FILE
     try:

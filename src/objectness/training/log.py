@@ -11,16 +11,28 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import TrainingError
+from ..errors import TrainingError
+from ..recall_report import RecallReport
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from .train import Progress
-
 OPTIONS_FILE, METRICS_FILE, CURVES_FILE = "options.json", "metrics.jsonl", "curves.png"
+
+
+class Progress(NamedTuple):
+    """What a watcher of the run is told, after every `log_every` steps and every validation."""
+
+    step: int
+    num_steps: int
+    objectness_loss: float
+    box_loss: float
+    positives_per_image: float
+    images_per_second: float
+    learning_rate: float
+    recall: RecallReport | None = None
 
 
 class RunLog:

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..config import AugmentOptions, InputOptions
-from ..errors import AnnotationError, ObjectnessError, TrainingError
+from ..data.decode import decode_record
+from ..data.records import ImageRecord
+from ..errors import ObjectnessError, TrainingError
 from ..images.network_input import Size, fit_size, make_batch, resize_image
-from ..images.reading import read_image
 from ..structures import Batch, Targets
 from .augment import augment
-from .records import ImageRecord
 
 
 class Examples(NamedTuple):
@@ -127,25 +127,6 @@ class TrainingSet(TorchDataset[Examples]):
             examples.seeds.append(int(rng.integers(2**62)))
             examples.files.append(record.file)
         return examples
-
-
-def decode_record(record: ImageRecord) -> Tensor:
-    """An image (3, H, W) uint8, checked against the size that its annotations are made for.
-
-    Raises:
-        ImageError: it cannot be read.
-        AnnotationError: its size is another one.
-    """
-    image = torch.from_numpy(read_image(record.path)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
-    found = (image.shape[1], image.shape[2])
-    if found != (record.height, record.width):
-        turned = found == (record.width, record.height)
-        reason = "it was turned upright and its boxes were not" if turned else "boxes and image do not belong together"
-        raise AnnotationError(
-            f"{record.path}: the image is {found[1]} x {found[0]} px, its annotations are for "
-            f"{record.width} x {record.height}; {reason}"
-        )
-    return image
 
 
 def make_targets(record: ImageRecord, size: Size, device: torch.device | str = "cpu") -> Targets:

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from objectness.config import AugmentOptions
-from objectness.data.augment import augment, crop_targets, mirror_boxes
 from objectness.errors import ConfigError
 from objectness.structures import Targets
+from objectness.training.augment import augment, crop_targets, mirror_boxes
 
 NO_BOXES = torch.zeros(0, 4)
 

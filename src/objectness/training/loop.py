@@ -1,12 +1,12 @@
 """Training: one loop that can be killed anywhere and goes on to bit-identical weights.
 
 A run folder holds
-    options.json, metrics.jsonl, curves.png, events.*   see `run_log`
+    options.json, metrics.jsonl, curves.png, events.*   see `log`
     pictures/         the best proposals on a few photos, after each measurement of recall
     last/, best/      checkpoints; `last` with what is needed to go on, `best` by AR@100 where there is validation
 
 Every step is a function of (weights, optimiser state, step): order, augmentation and sampling come from the seed and
-the step's number (`data.loader`), so a checkpoint holds no state of any random generator.
+the step's number (`training.loader`), so a checkpoint holds no state of any random generator.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .checkpoint import (
+from ..checkpoint import (
     MODEL_FILE,
     PREVIOUS,
     TRAINING_FILE,
@@ -34,33 +34,20 @@ from .checkpoint import (
     read_torch_file,
     save_checkpoint,
 )
-from .config import Config, Precision, TrainOptions
-from .convert.backbones import is_hub_name as is_timm_name
-from .convert.backbones import load_body, read_hub_backbone
-from .data.loader import Examples, TrainingSet, iterate_steps, load_cache, move_examples
-from .data.records import ImageRecord
-from .errors import ConfigError, TrainingError
-from .network import RegionProposalNetwork
-from .predict import Proposer, measure_network
-from .recall_report import RecallReport
-from .run_log import RunLog, check_unused
-from .sources import names_network, open_network
+from ..config import Config, TrainOptions
+from ..convert.backbones import is_hub_name as is_timm_name
+from ..convert.backbones import load_body, read_hub_backbone
+from ..data.records import ImageRecord
+from ..errors import ConfigError, TrainingError
+from ..network import RegionProposalNetwork
+from ..predict import Proposer, measure_network
+from ..recall_report import RecallReport
+from ..sources import names_network, open_network
+from .loader import Examples, TrainingSet, iterate_steps, load_cache, move_examples
+from .log import Progress, RunLog, check_unused
+from .schedule import choose_precision, compute_learning_rate, update_average
 
 NUM_PICTURES, DRAWN_PROPOSALS = 4, 20  # of each measurement
-STEP_SHARES = (2 / 3, 8 / 9)  # of the run, as in the peers' 60k and 80k of 90k steps
-
-
-class Progress(NamedTuple):
-    """What a watcher of the run is told, after every `log_every` steps and every validation."""
-
-    step: int
-    num_steps: int
-    objectness_loss: float
-    box_loss: float
-    positives_per_image: float
-    images_per_second: float
-    learning_rate: float
-    recall: RecallReport | None = None
 
 
 class Result(NamedTuple):
@@ -343,33 +330,3 @@ def start_network(config: Config, weights: str | None) -> RegionProposalNetwork:
     else:
         load_backbone(network.backbone, config.backbone, weights)
     return network
-
-
-def compute_learning_rate(step: int, num_steps: int, options: TrainOptions) -> float:
-    """The learning rate of a step: linear warm-up, then steps or a cosine."""
-    peak = options.peak_learning_rate
-    if options.schedule == "cosine":
-        rate = peak * 0.5 * (1 + math.cos(math.pi * step / num_steps))
-    else:
-        rate = peak * 0.1 ** sum(step >= num_steps * share for share in STEP_SHARES)
-    return rate * min(1.0, 1e-3 + (step + 1) / max(1, min(options.warmup_steps, num_steps // 4)))
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, current: nn.Module, decay: float) -> None:
-    """Move an exponential moving average of a module's weights and buffers towards the current ones."""
-    for mean, value in zip(average.state_dict().values(), current.state_dict().values(), strict=True):
-        if value.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
-
-
-def choose_precision(precision: Precision, device: torch.device) -> Precision:
-    """What "auto" means here: bfloat16 where the device has instructions for it, else float32."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return "bfloat16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"

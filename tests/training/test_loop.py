@@ -17,7 +17,7 @@ from objectness.config import AugmentOptions, TrainOptions
 from objectness.errors import CheckpointError, ConfigError, TrainingError
 from objectness.network import RegionProposalNetwork
 from objectness.predict import measure_network
-from objectness.train import choose_precision, compute_learning_rate, start_network, train, update_average
+from objectness.training.loop import start_network, train
 
 QUICK = TrainOptions(
     epochs=3,
@@ -87,7 +87,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from synthetic import SMALL, make_records
 from test_train import QUICK
-from objectness.train import train
+from objectness.training.loop import train
 train(SMALL, QUICK, make_records(Path({photos!r}), 8), Path({run!r}), resume=True,
       on_progress=lambda progress: print(progress.step, flush=True))
 """
@@ -97,7 +97,7 @@ train(SMALL, QUICK, make_records(Path({photos!r}), 8), Path({run!r}), resume=Tru
 def test_survives_being_killed(tmp_path, records):
     """SIGKILL at whatever the run is doing when its second line of progress appears, then on to the same weights."""
     run = tmp_path / "killed"
-    code = KILLED.format(tests=str(Path(__file__).parent), photos=str(tmp_path / "photos"), run=str(run))
+    code = KILLED.format(tests=str(Path(__file__).parents[1]), photos=str(tmp_path / "photos"), run=str(run))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.stdout.readline()
@@ -119,7 +119,7 @@ sys.path.insert(0, {tests!r})
 import torch.distributed as dist
 from synthetic import SMALL, make_records
 from test_train import QUICK
-from objectness.train import train
+from objectness.training.loop import train
 dist.init_process_group("gloo", init_method="file://{store}", rank=int(sys.argv[1]), world_size=2)
 records = make_records(Path({photos!r}) / sys.argv[1], 8)
 train(SMALL, replace(QUICK, log_every=1), records, Path({run!r}), validation=records[:2])
@@ -132,7 +132,7 @@ def test_two_processes_lose_what_one_loses(tmp_path, records):
     """Two gloo processes with half of each step are one process with all of it: loss by loss, and in the weights."""
     run = tmp_path / "two"
     code = PROCESS.format(
-        tests=str(Path(__file__).parent), store=tmp_path / "store", photos=str(tmp_path / "photos"), run=str(run)
+        tests=str(Path(__file__).parents[1]), store=tmp_path / "store", photos=str(tmp_path / "photos"), run=str(run)
     )
     processes = [subprocess.Popen([sys.executable, "-c", code, str(rank)]) for rank in range(2)]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
@@ -190,25 +190,6 @@ def test_other_runs_are_not_overwritten_or_mixed(tmp_path, records):
         train(replace(SMALL, pyramid_channels=8), QUICK, records, tmp_path, resume=True)
 
 
-def test_learning_rate_by_hand():
-    steps = TrainOptions(learning_rate=1.0, warmup_steps=0)
-    rates = [compute_learning_rate(step, 90, steps) for step in (0, 59, 60, 79, 80)]
-    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01])  # 60 = 2/3 of 90, 80 = 8/9 of 90
-    cosine = TrainOptions(learning_rate=1.0, warmup_steps=0, schedule="cosine")
-    assert [compute_learning_rate(step, 90, cosine) for step in (0, 45)] == pytest.approx([1, 0.5])
-    warm = TrainOptions(learning_rate=1.0, warmup_steps=10)
-    assert compute_learning_rate(4, 90, warm) == pytest.approx(0.501)  # 5 of 10 steps, and a thousandth
-    assert TrainOptions(images_per_step=8).peak_learning_rate == pytest.approx(0.01)
-
-
-def test_average_by_hand():
-    average, current = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
-    torch.nn.init.constant_(average.weight, 1.0)
-    torch.nn.init.constant_(current.weight, 3.0)
-    update_average(average, current, 0.75)
-    assert average.weight.item() == 1.5  # 0.75 * 1 + 0.25 * 3
-
-
 def test_starts_from_a_checkpoint(tmp_path, records):
     train(SMALL, QUICK, records, tmp_path)
     started = start_network(SMALL, str(tmp_path)).state_dict()
@@ -219,11 +200,6 @@ def test_starts_from_a_checkpoint(tmp_path, records):
 def test_nothing_is_frozen_at_random(tmp_path, records):
     with pytest.raises(ConfigError, match="freeze random weights"):
         train(replace(SMALL, frozen_stages=2), QUICK, records, tmp_path)
-
-
-def test_precision():
-    assert choose_precision("float32", torch.device("cpu")) == "float32"
-    assert choose_precision("auto", torch.device("cpu")) in ("float32", "bfloat16")
 
 
 def test_bfloat16_loses_nearly_what_float32_loses(tmp_path, records):

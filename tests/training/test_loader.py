@@ -7,8 +7,9 @@ from PIL import Image
 from synthetic import make_records
 
 from objectness.config import AugmentOptions, InputOptions
-from objectness.data.loader import TrainingSet, decode_record, iterate_steps, load_cache, make_targets, move_examples
+from objectness.data.decode import decode_record
 from objectness.errors import AnnotationError, ImageError, TrainingError
+from objectness.training.loader import TrainingSet, iterate_steps, load_cache, make_targets, move_examples
 
 INPUT = InputOptions(64, 96)
 AUGMENT = AugmentOptions(scale=(0.8, 1.3))
