@@ -24,11 +24,11 @@ from torchvision.ops import FrozenBatchNorm2d
 from objectness.config import Config, InputOptions
 from objectness.data.decode import decode_record
 from objectness.data.records import ImageRecord
-from objectness.evaluate import measure_recall
+from objectness.evaluation.recall import measure_recall
+from objectness.evaluation.report import RecallReport
 from objectness.geometry.selection import fold_logits
 from objectness.images.network_input import fit_size, make_batch, resize_image
 from objectness.network import RegionProposalNetwork
-from objectness.recall_report import RecallReport
 from objectness.structures import Batch, Targets, flatten_map
 
 NAME = f"torchvision {torchvision.__version__}"

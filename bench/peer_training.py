@@ -34,7 +34,7 @@ from torch import nn
 import objectness
 from objectness.config import Config, InputOptions, SelectionOptions, TrainOptions
 from objectness.data.records import ImageRecord
-from objectness.recall_report import RecallReport
+from objectness.evaluation.report import RecallReport
 from objectness.training.loader import TrainingSet, iterate_steps, move_examples
 from objectness.training.log import Progress
 from objectness.training.loop import start_network, train

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from objectness.evaluate import TOPS, measure_recall
+from objectness.evaluation.recall import TOPS, measure_recall
 
 Floats = NDArray[np.float64]
 SIZE_PX = 640.0

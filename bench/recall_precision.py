@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import objectness
 from objectness.engines.interface import EngineName, Precision, find_installed
-from objectness.predict import choose_at_once, measure_proposer
+from objectness.evaluation.measure import measure_proposer
+from objectness.predict import choose_at_once
 
 COCO = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco"
 VALIDATION, TRAINING = COCO / "val.json", COCO / "train.json"

@@ -30,7 +30,7 @@ from short_run import ROOT, TOPS, format_recall, parse_budget, read_validation, 
 
 from objectness.config import BoxCoding, Config
 from objectness.data.records import ImageRecord
-from objectness.evaluate import compute_iou, measure_recall
+from objectness.evaluation.recall import compute_iou, measure_recall
 from objectness.predict import Proposer
 
 Floats = NDArray[np.float64]

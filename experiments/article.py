@@ -22,8 +22,8 @@ from short_run import TOPS, format_recall, parse_budget, read_validation, train_
 
 from objectness.config import Config, SelectionOptions
 from objectness.data.records import ImageRecord
+from objectness.evaluation.measure import measure_network
 from objectness.network import RegionProposalNetwork
-from objectness.predict import measure_network
 
 DEFAULT, ARTICLE = "default", "article"
 ARTICLE_SELECTION = Config.article().selection

@@ -21,8 +21,8 @@ import torch
 import objectness
 from objectness.config import Config, InputOptions, TrainOptions
 from objectness.data.records import ImageRecord
+from objectness.evaluation.report import RecallReport
 from objectness.network import RegionProposalNetwork
-from objectness.recall_report import RecallReport
 from objectness.training.log import Progress
 from objectness.training.loop import train
 

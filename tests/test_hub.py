@@ -12,7 +12,7 @@ from objectness import hub
 from objectness.checkpoint import save_checkpoint
 from objectness.config import Config, InputOptions, SelectionOptions
 from objectness.errors import CheckpointError, DownloadError, ObjectnessError
-from objectness.evaluate import measure_recall
+from objectness.evaluation.recall import measure_recall
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer, load
 from objectness.sources import names_network

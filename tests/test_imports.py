@@ -30,8 +30,8 @@ WITHOUT_NETWORK = {
     "proposals",
     "images.reading",
     "images.drawing",
-    "evaluate",
-    "recall_report",
+    "evaluation.recall",
+    "evaluation.report",
     "proposal_file",
     "propose",
     "ahead",
@@ -120,7 +120,7 @@ def test_the_picture_names_what_is_there() -> None:
     assert {module.split(".")[0] for module in named} <= {module.split(".")[0] for module in FILES}
     # and this file can read: some imports that are known to be there
     assert {"geometry.boxes", "config", "structures"} <= find_direct("geometry.matching")
-    assert {"data.records", "evaluate"} <= find_direct("predict")
+    assert {"data.records", "evaluation.recall"} <= find_direct("evaluation.measure")
     assert {"data.records", "errors", "structures"} <= find_direct("training.loader")
     assert "torch" in {each.target for each in read_imports("geometry.boxes") if not each.own}
     assert "predict" not in find_direct("cli.propose", late=False)

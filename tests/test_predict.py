@@ -15,14 +15,12 @@ import objectness
 from objectness import predict
 from objectness.checkpoint import save_checkpoint
 from objectness.config import Config, InputOptions, SelectionOptions
-from objectness.data.records import ImageRecord
-from objectness.errors import AnnotationError, CheckpointError, ConfigError, ImageError
-from objectness.evaluate import measure_recall
+from objectness.errors import CheckpointError, ConfigError, ImageError
 from objectness.geometry.boxes import compute_iou
 from objectness.images.network_input import make_batch, resize_image
 from objectness.images.reading import read_image
 from objectness.network import RegionProposalNetwork
-from objectness.predict import Proposer, choose_at_once, choose_device, load, measure_network, to_tensor
+from objectness.predict import Proposer, choose_at_once, choose_device, load, to_tensor
 from objectness.proposals import Proposals
 from objectness.structures import Output
 
@@ -304,28 +302,3 @@ def test_a_gpu_gives_the_same_proposals_on_the_cpu(run: Path, photo: Path) -> No
     assert found.boxes.device.type == found.logits.device.type == found.levels.device.type == "cpu"
     torch.testing.assert_close(found.scores, expected.scores, atol=1e-3, rtol=0)
     assert_same(load(run, device="cuda").propose(to_tensor(photo).cuda()), found)
-
-
-# --- recall ---
-
-
-def test_measure_network_is_measure_recall_of_its_proposals(
-    network: RegionProposalNetwork, proposer: Proposer, photo_records: tuple[ImageRecord, ...]
-) -> None:
-    done: list[int] = []
-    report = measure_network(network, photo_records, on_image=done.append)
-    found = [proposer.propose(record.path) for record in photo_records]
-    own = measure_recall(photo_records, [(each.boxes, each.scores) for each in found])
-    np.testing.assert_array_equal(report.recall, own.recall)
-    assert report.to_dict() == own.to_dict()
-    assert report.average_recall(100) > 0
-    assert done == [1, 2, 3, 4]
-
-
-def test_measure_network_refuses_boxes_of_another_size(
-    network: RegionProposalNetwork, photo_records: tuple[ImageRecord, ...]
-) -> None:
-    first = photo_records[0]
-    other = ImageRecord(first.path, first.file, 1, 100, 100, first.boxes, first.areas, first.crowd)
-    with pytest.raises(AnnotationError, match="do not belong together"):
-        measure_network(network, [other])

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
     from .errors import ImageError as ImageError
     from .errors import ObjectnessError as ObjectnessError
     from .errors import TrainingError as TrainingError
-    from .evaluate import measure_recall as measure_recall
+    from .evaluation.measure import measure_network as measure_network
+    from .evaluation.measure import measure_proposer as measure_proposer
+    from .evaluation.recall import measure_recall as measure_recall
+    from .evaluation.report import RecallReport as RecallReport
     from .geometry.nms import iou as iou
     from .geometry.nms import nms as nms
     from .geometry.roi_align import pool_features as pool_features
@@ -54,10 +57,7 @@ if TYPE_CHECKING:
     from .network import RegionProposalNetwork as RegionProposalNetwork
     from .predict import Proposer as Proposer
     from .predict import load as load
-    from .predict import measure_network as measure_network
-    from .predict import measure_proposer as measure_proposer
     from .proposals import Proposals as Proposals
-    from .recall_report import RecallReport as RecallReport
     from .structures import Batch as Batch
     from .structures import Output as Output
     from .structures import Selection as Selection
@@ -89,7 +89,9 @@ _HOMES = {
         "ObjectnessError",
         "TrainingError",
     ),
-    "evaluate": ("measure_recall",),
+    "evaluation.measure": ("measure_network", "measure_proposer"),
+    "evaluation.recall": ("measure_recall",),
+    "evaluation.report": ("RecallReport",),
     "geometry.nms": ("iou", "nms"),
     "geometry.roi_align": ("pool_features",),
     "geometry.selection": ("select_proposals",),
@@ -98,9 +100,8 @@ _HOMES = {
     "images.reading": ("read_image",),
     "model.backbone": ("BACKBONES", "Backbone", "make_backbone"),
     "network": ("RegionProposalNetwork",),
-    "predict": ("Proposer", "load", "measure_network", "measure_proposer"),
+    "predict": ("Proposer", "load"),
     "proposals": ("Proposals",),
-    "recall_report": ("RecallReport",),
     "structures": ("Batch", "Output", "Selection", "Targets"),
     "training.loop": ("train",),
 }

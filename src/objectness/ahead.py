@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -36,6 +36,25 @@ def map_ahead(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)  # each thread has its own number; threads to come get the one last set
+
+
+def map_side_by_side(
+    function: Callable[[Item], Result], items: Sequence[Item], at_once: int, torch_threads: int
+) -> Iterator[Result]:
+    """Call a function on each item, `at_once` of them side by side; results in the items' order.
+
+    Args:
+        function: called in as many threads, or in the caller's where one at a time is enough.
+        items: of any number.
+        at_once: one at least.
+        torch_threads: that torch's operations take in each of the threads.
+    """
+    if min(at_once, len(items)) <= 1:
+        yield from map(function, items)
+        return
+    with map_ahead(function, items, at_once, torch_threads) as results:
+        for each in results:
+            yield each.result()
 
 
 def share_threads(at_once: int) -> int:

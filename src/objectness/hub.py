@@ -11,7 +11,7 @@ from types import ModuleType
 
 from .config import Config
 from .errors import DownloadError, ObjectnessError
-from .recall_report import RecallReport
+from .evaluation.report import RecallReport
 
 PREFIX = "hf-hub:"
 NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")

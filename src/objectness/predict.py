@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import torch
@@ -13,25 +13,20 @@ from PIL import Image
 from torch import Tensor
 
 from . import hub
-from .ahead import map_ahead, share_threads
+from .ahead import map_side_by_side, share_threads
 from .checkpoint import CONFIG_FILE, MODEL_FILE, SHIPPED, save_checkpoint
-from .data.decode import decode_record
-from .data.records import ImageRecord
 from .engines.interface import EngineName, Precision, make_engine
 from .errors import ConfigError, ImageError
-from .evaluate import measure_recall
+from .evaluation.report import RecallReport
 from .geometry.roi_align import pool_features
 from .images.network_input import fit_size, make_batch, resize_image
 from .images.reading import read_image, read_reduced, to_rgb
 from .network import RegionProposalNetwork
 from .proposals import Proposals
-from .recall_report import RecallReport
 from .sources import open_network
 from .structures import Output, Selection
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 MOST_AT_ONCE = 4  # by default; each image takes memory, with a ResNet-50 at 800 x 1333 px some 250 MB
 
 
@@ -103,7 +98,10 @@ class Proposer:
         """
         if not isinstance(images, (list, tuple)):
             return self.propose(images, keep=keep, pool=pool)  # type: ignore[arg-type]
-        return list(self._map(lambda image: self.propose(image, keep=keep, pool=pool), images))
+        proposing = map_side_by_side(
+            lambda image: self.propose(image, keep=keep, pool=pool), images, self.at_once, self.torch_threads
+        )
+        return list(proposing)
 
     @property
     def torch_threads(self) -> int:
@@ -156,15 +154,6 @@ class Proposer:
             image=source,
             features=None if features is None else features.cpu().clone(),
         )
-
-    def _map(self, propose: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """Propose on each item, `at_once` of them side by side; results in their order."""
-        if min(self.at_once, len(items)) <= 1:
-            yield from map(propose, items)
-            return
-        with map_ahead(propose, items, self.at_once, self.torch_threads) as results:
-            for each in results:
-                yield each.result()
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, device: torch.device | str = "auto") -> Proposer:
@@ -289,36 +278,6 @@ def choose_at_once(num_images: int, device: torch.device | str = "auto", engine:
     if _choose_device_of(engine, device).type != "cpu":
         return 1
     return max(1, min(MOST_AT_ONCE, torch.get_num_threads(), num_images))
-
-
-def measure_network(
-    network: RegionProposalNetwork,
-    records: Sequence[ImageRecord],
-    on_image: Callable[[int], None] = lambda num_done: None,
-) -> RecallReport:
-    """Recall of a network on images with known boxes, as `objectness evaluate` reports it.
-
-    Args:
-        network: it computes where its weights are, and is set to evaluation mode.
-        records: images and boxes.
-        on_image: called after each image with the number done.
-
-    Raises:
-        ImageError, AnnotationError: an image cannot be read, or has another size than its annotations say.
-    """
-    return measure_proposer(Proposer(network, next(network.parameters()).device), records, on_image)
-
-
-def measure_proposer(
-    proposer: Proposer, records: Sequence[ImageRecord], on_image: Callable[[int], None] = lambda num_done: None
-) -> RecallReport:
-    """`measure_network`, on the engine that a proposer has."""
-    found = []
-    each = proposer._map(lambda record: proposer.propose(decode_record(record)), records)
-    for num_done, proposals in enumerate(each, start=1):
-        found.append((proposals.boxes.numpy(), proposals.scores.numpy()))
-        on_image(num_done)
-    return measure_recall(records, found)
 
 
 def to_tensor(image: ImageLike) -> Tensor:

@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from objectness.convert.proposals import FORMATS, Conversion, convert_proposals, read_images
 from objectness.data.dataset import read_dataset
 from objectness.errors import AnnotationError, ConfigError, ObjectnessError
-from objectness.evaluate import measure_recall
+from objectness.evaluation.recall import measure_recall
 from objectness.proposal_file import (
     ImageProposals,
     make_image,

@@ -15,8 +15,8 @@ from synthetic import SMALL, make_records
 from objectness.checkpoint import load_network
 from objectness.config import AugmentOptions, TrainOptions
 from objectness.errors import CheckpointError, ConfigError, TrainingError
+from objectness.evaluation.measure import measure_network
 from objectness.network import RegionProposalNetwork
-from objectness.predict import measure_network
 from objectness.training.loop import start_network, train
 
 QUICK = TrainOptions(

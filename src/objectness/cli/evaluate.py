@@ -64,11 +64,12 @@ def evaluate(
     if plot is not None and find_spec("matplotlib") is None:
         raise ObjectnessError("--plot needs matplotlib: pip install 'objectness[plot]'")
     from ..checkpoint import SHIPPED
-    from ..evaluate import measure_recall
+    from ..evaluation.measure import measure_proposer
+    from ..evaluation.recall import measure_recall
+    from ..evaluation.report import plot_recall
     from ..images.finding import find_images
-    from ..predict import choose_at_once, load, measure_proposer
+    from ..predict import choose_at_once, load
     from ..proposal_file import match_proposals, read_proposals
-    from ..recall_report import plot_recall
 
     records = read_records(str(data), {"images": str(images) if images else None, "skip_bad": skip_bad})
     if proposals is not None:

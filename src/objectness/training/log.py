@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import TrainingError
-from ..recall_report import RecallReport
+from ..evaluation.report import RecallReport
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

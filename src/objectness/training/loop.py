@@ -39,9 +39,10 @@ from ..convert.backbones import is_hub_name as is_timm_name
 from ..convert.backbones import load_body, read_hub_backbone
 from ..data.records import ImageRecord
 from ..errors import ConfigError, TrainingError
+from ..evaluation.measure import measure_network
+from ..evaluation.report import RecallReport
 from ..network import RegionProposalNetwork
-from ..predict import Proposer, measure_network
-from ..recall_report import RecallReport
+from ..predict import Proposer
 from ..sources import names_network, open_network
 from .loader import Examples, TrainingSet, iterate_steps, load_cache, move_examples
 from .log import Progress, RunLog, check_unused

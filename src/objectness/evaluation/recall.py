@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import AnnotationError, ConfigError
-from .recall_report import AREA_RANGES, IOU_THRESHOLDS, Floats, RecallReport, ScoreCurve
+from ..errors import AnnotationError, ConfigError
+from .report import AREA_RANGES, IOU_THRESHOLDS, Floats, RecallReport, ScoreCurve
 
 __all__ = [
     "AREA_RANGES",

@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from objectness.errors import AnnotationError, ConfigError, ObjectnessError
-from objectness.evaluate import AREA_RANGES, IOU_THRESHOLDS, TOPS, compute_iou, measure_recall
-from objectness.recall_report import DEFINITION, plot_recall
+from objectness.evaluation.recall import AREA_RANGES, IOU_THRESHOLDS, TOPS, compute_iou, measure_recall
+from objectness.evaluation.report import DEFINITION, plot_recall
 
 
 class Truth(NamedTuple):

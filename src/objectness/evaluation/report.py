@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError, ObjectnessError
+from ..errors import ConfigError, ObjectnessError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

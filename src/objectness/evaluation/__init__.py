@@ -1,0 +1,1 @@
+"""Recall: how it is counted, reported, and measured of a network."""
