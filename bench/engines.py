@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from turns import take_turns
 
-from objectness.checkpoint import SHIPPED, load_network
 from objectness.config import Config
 from objectness.engines.agreement import copy_eager, measure_agreement
 from objectness.engines.interface import find_installed, make_engine
 from objectness.network import RegionProposalNetwork
+from objectness.weights.checkpoint import SHIPPED, load_network
 
 PEER = "torchvision"
 

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from objectness.checkpoint import load_state, read_torch_file
 from objectness.model.backbone import make_backbone
 from objectness.model.efficientnet import LITE0
+from objectness.weights.checkpoint import load_state, read_torch_file
 
 DEPTHWISE_NAMES = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 RESIDUAL_NAMES = {

@@ -10,7 +10,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from objectness.checkpoint import load_network, save_checkpoint
+from objectness.weights.checkpoint import load_network, save_checkpoint
 
 
 def main() -> None:

@@ -24,10 +24,10 @@ import pytest
 import torch
 
 from objectness import cli
-from objectness.checkpoint import save_checkpoint
 from objectness.config import Config, InputOptions, SelectionOptions
 from objectness.network import RegionProposalNetwork
 from objectness.proposals import Proposals
+from objectness.weights.checkpoint import save_checkpoint
 
 BOXES = Path(__file__).parents[1] / "examples" / "boxes.json"
 PHOTOS = BOXES.parent / "photos"
@@ -368,7 +368,7 @@ def test_no_file_holds_the_proposals_of_two_networks(call: Call, tiny: Path, tmp
 
 
 def load_tiny(folder: Path) -> RegionProposalNetwork:
-    from objectness.checkpoint import load_network
+    from objectness.weights.checkpoint import load_network
 
     return load_network(folder)
 

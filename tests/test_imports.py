@@ -38,8 +38,8 @@ WITHOUT_NETWORK = {
     "resume",
     "images.network_input",
 }
-WITHOUT_NETWORK |= {"convert.proposals", "convert.pickles", "hub"}
-NETWORK_AND_ABOVE = {"network", "checkpoint", "sources", "predict", "training.loop"}
+WITHOUT_NETWORK |= {"convert.proposals", "pickles", "weights.hub"}
+NETWORK_AND_ABOVE = {"network", "weights.checkpoint", "weights.opening", "predict", "training.loop"}
 TOP = {"cli", "page"}
 
 
@@ -151,7 +151,7 @@ def test_modules_stand_on_the_ground(module: str) -> None:
 def test_only_the_network_knows_both() -> None:
     """But for conversion, which takes other programs' anchors and backbones for what they are."""
     both = {name for name in FILES if find_direct(name) & GEOMETRY and find_direct(name) & MODULES}
-    assert {name for name in both if not is_in(name, {"convert"})} == {"network"}
+    assert {name for name in both if not is_in(name, {"weights"})} == {"network"}
 
 
 @pytest.mark.parametrize("module", [name for name in FILES if is_in(name, WITHOUT_NETWORK | GROUND | {"data"})])

@@ -13,7 +13,6 @@ from torch import Tensor
 
 import objectness
 from objectness import predict
-from objectness.checkpoint import save_checkpoint
 from objectness.config import Config, InputOptions, SelectionOptions
 from objectness.errors import CheckpointError, ConfigError, ImageError
 from objectness.geometry.boxes import compute_iou
@@ -23,6 +22,7 @@ from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer, choose_at_once, choose_device, load, to_tensor
 from objectness.proposals import Proposals
 from objectness.structures import Output
+from objectness.weights.checkpoint import save_checkpoint
 
 TINY = Config(backbone="resnet18", pyramid_channels=8, input=InputOptions(64, 96), selection=SelectionOptions(keep=20))
 

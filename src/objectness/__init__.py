@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .checkpoint import load_network as load_network
-    from .checkpoint import save_checkpoint as save_checkpoint
     from .config import AnchorOptions as AnchorOptions
     from .config import AugmentOptions as AugmentOptions
     from .config import Config as Config
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from .config import SelectionOptions as SelectionOptions
     from .config import TrainOptions as TrainOptions
     from .convert.proposals import convert_proposals as convert_proposals
-    from .convert.weights import convert_weights as convert_weights
     from .data.dataset import read_dataset as read_dataset
     from .data.records import Dataset as Dataset
     from .data.records import ImageRecord as ImageRecord
@@ -63,9 +60,11 @@ if TYPE_CHECKING:
     from .structures import Selection as Selection
     from .structures import Targets as Targets
     from .training.loop import train as train
+    from .weights.checkpoint import load_network as load_network
+    from .weights.checkpoint import save_checkpoint as save_checkpoint
+    from .weights.convert.conversion import convert_weights as convert_weights
 
 _HOMES = {
-    "checkpoint": ("load_network", "save_checkpoint"),
     "config": (
         "AnchorOptions",
         "AugmentOptions",
@@ -76,7 +75,6 @@ _HOMES = {
         "TrainOptions",
     ),
     "convert.proposals": ("convert_proposals",),
-    "convert.weights": ("convert_weights",),
     "data.dataset": ("read_dataset",),
     "data.records": ("Dataset", "ImageRecord"),
     "engines.interface": ("make_engine",),
@@ -104,6 +102,8 @@ _HOMES = {
     "proposals": ("Proposals",),
     "structures": ("Batch", "Output", "Selection", "Targets"),
     "training.loop": ("train",),
+    "weights.checkpoint": ("load_network", "save_checkpoint"),
+    "weights.convert.conversion": ("convert_weights",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -12,9 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import hub
 from .ahead import map_side_by_side, share_threads
-from .checkpoint import CONFIG_FILE, MODEL_FILE, SHIPPED, save_checkpoint
 from .engines.interface import EngineName, Precision, make_engine
 from .errors import ConfigError, ImageError
 from .evaluation.report import RecallReport
@@ -23,8 +21,10 @@ from .images.network_input import fit_size, make_batch, resize_image
 from .images.reading import read_image, read_reduced, to_rgb
 from .network import RegionProposalNetwork
 from .proposals import Proposals
-from .sources import open_network
 from .structures import Output, Selection
+from .weights import hub
+from .weights.checkpoint import CONFIG_FILE, MODEL_FILE, SHIPPED, save_checkpoint
+from .weights.opening import open_network
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 MOST_AT_ONCE = 4  # by default; each image takes memory, with a ResNet-50 at 800 x 1333 px some 250 MB

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from objectness.config import InputOptions
-from objectness.convert.weights import convert_weights
 from objectness.images.network_input import fit_size, make_batch, resize_image
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer
+from objectness.weights.convert.conversion import convert_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("torchvision")]  # about 20 seconds
 

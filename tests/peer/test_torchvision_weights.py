@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from objectness.convert.published import PUBLISHED, Published
-from objectness.convert.weights import convert_weights
 from objectness.geometry.selection import fold_logits
 from objectness.images.network_input import fit_size, make_batch, resize_image
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer
 from objectness.structures import Selection, flatten_map
+from objectness.weights.convert.conversion import convert_weights
+from objectness.weights.convert.published import PUBLISHED, Published
 
 pytestmark = pytest.mark.slow  # about half a minute
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from synthetic import SMALL, make_records
 
-from objectness.checkpoint import load_network
 from objectness.config import AugmentOptions, TrainOptions
 from objectness.errors import CheckpointError, ConfigError, TrainingError
 from objectness.evaluation.measure import measure_network
 from objectness.network import RegionProposalNetwork
 from objectness.training.loop import start_network, train
+from objectness.weights.checkpoint import load_network
 
 QUICK = TrainOptions(
     epochs=3,

@@ -45,7 +45,7 @@ def convert_weights(
     fields = _parse_changes(changes)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out}: is there already; name a folder that is not")
-    from ..convert.weights import convert_to_folder
+    from ..weights.convert.conversion import convert_to_folder
 
     written = convert_to_folder(source, out, fields)
     for note in written.notes:

@@ -63,13 +63,13 @@ def evaluate(
         raise ConfigError(f"--plot {plot}: must end with one of {' '.join(PLOT_SUFFIXES)}")
     if plot is not None and find_spec("matplotlib") is None:
         raise ObjectnessError("--plot needs matplotlib: pip install 'objectness[plot]'")
-    from ..checkpoint import SHIPPED
     from ..evaluation.measure import measure_proposer
     from ..evaluation.recall import measure_recall
     from ..evaluation.report import plot_recall
     from ..images.finding import find_images
     from ..predict import choose_at_once, load
     from ..proposal_file import match_proposals, read_proposals
+    from ..weights.checkpoint import SHIPPED
 
     records = read_records(str(data), {"images": str(images) if images else None, "skip_bad": skip_bad})
     if proposals is not None:

@@ -113,8 +113,8 @@ def _default_config(weights: str | None) -> Config:
     """What the weights that training starts from decide: all, if they are a network's."""
     if weights is None:
         return Config()
-    from ..convert.backbones import read_settings
-    from ..sources import names_network, open_network
+    from ..weights.convert.backbones import read_settings
+    from ..weights.opening import names_network, open_network
 
     return open_network(weights).network.config if names_network(weights) else Config.from_dict(read_settings(weights))
 

@@ -1,1 +1,1 @@
-"""Weights and proposal files of other programs, converted."""
+"""Proposal files of other programs, converted."""

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import AnnotationError, ConfigError
+from ..pickles import read_arrays
 from ..proposal_file import ImageProposals, read_lines, write_lines
 from .image_index import ImageIndex, read_image_index
 from .notes import Notes
-from .pickles import read_arrays
 from .proposal_formats.coco import read_coco, write_coco
 from .proposal_formats.detectron import is_detectron, read_detectron, write_detectron
 from .proposal_formats.detectron2 import BOX_MODE, is_detectron2, read_detectron2, write_detectron2

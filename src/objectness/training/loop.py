@@ -23,7 +23,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..checkpoint import (
+from ..config import Config, TrainOptions
+from ..data.records import ImageRecord
+from ..errors import ConfigError, TrainingError
+from ..evaluation.measure import measure_network
+from ..evaluation.report import RecallReport
+from ..network import RegionProposalNetwork
+from ..predict import Proposer
+from ..weights.checkpoint import (
     MODEL_FILE,
     PREVIOUS,
     TRAINING_FILE,
@@ -34,16 +41,9 @@ from ..checkpoint import (
     read_torch_file,
     save_checkpoint,
 )
-from ..config import Config, TrainOptions
-from ..convert.backbones import is_hub_name as is_timm_name
-from ..convert.backbones import load_body, read_hub_backbone
-from ..data.records import ImageRecord
-from ..errors import ConfigError, TrainingError
-from ..evaluation.measure import measure_network
-from ..evaluation.report import RecallReport
-from ..network import RegionProposalNetwork
-from ..predict import Proposer
-from ..sources import names_network, open_network
+from ..weights.convert.backbones import is_hub_name as is_timm_name
+from ..weights.convert.backbones import load_body, read_hub_backbone
+from ..weights.opening import names_network, open_network
 from .loader import Examples, TrainingSet, iterate_steps, load_cache, move_examples
 from .log import Progress, RunLog, check_unused
 from .schedule import choose_precision, compute_learning_rate, update_average
@@ -319,7 +319,7 @@ def start_network(config: Config, weights: str | None) -> RegionProposalNetwork:
     Args:
         config: the network.
         weights: "imagenet", a backbone's .pth or .safetensors file or timm's name for one on the hub
-            ("timm/resnet50.a1_in1k"); or a network of the same configuration: all that `sources.open_network` takes.
+            ("timm/resnet50.a1_in1k"); or a network of the same configuration: all that `opening.open_network` takes.
     """
     network = RegionProposalNetwork(config)
     if weights is None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from ..network import RegionProposalNetwork
 from . import hub
 from .checkpoint import CONFIG_FILE, MODEL_FILE, SHIPPED, load_network
 from .convert.backbones import is_hub_name as is_timm_name
-from .convert.weights import convert_weights, is_foreign, read_weights
-from .convert.weights import find_family as find_foreign_family
-from .network import RegionProposalNetwork
+from .convert.conversion import convert_weights, is_foreign, read_weights
+from .convert.conversion import find_family as find_foreign_family
 
 IMAGENET = "imagenet"
 

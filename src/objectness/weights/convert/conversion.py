@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...config import Config
+from ...errors import CheckpointError, ConfigError
+from ...network import RegionProposalNetwork
+from ...pickles import read_arrays
 from ..checkpoint import CONFIG_FILE, COUNTER, MODEL_FILE, load_state, read_safetensors, save_checkpoint
-from ..config import Config
-from ..errors import CheckpointError, ConfigError
-from ..network import RegionProposalNetwork
 from . import backbones, from_detectron2, from_mmdetection, from_torchvision
-from .parts import Family, WeightsFile, find_foreign_part, read_torch_contents
-from .pickles import read_arrays
+from .family import Family, WeightsFile, find_foreign_part, read_torch_contents
 from .published import PUBLISHED, fetch_published
 
 FAMILIES: tuple[Family, ...] = (from_torchvision, from_detectron2, from_mmdetection)

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...config import IMAGENET_MEAN, IMAGENET_STD
+from ...errors import CheckpointError
+from ...model.backbone import BACKBONES, make_backbone
 from .. import hub
 from ..checkpoint import BACKBONE_FILE, CONFIG_FILE, COUNTER, load_state, read_safetensors
-from ..config import IMAGENET_MEAN, IMAGENET_STD
-from ..errors import CheckpointError
-from ..model.backbone import BACKBONES, make_backbone
-from .parts import WeightsFile, recognise_resnet
+from .family import WeightsFile, recognise_resnet
 
 HUB_OWNER, HUB_FILE = "timm/", "model.safetensors"
 CLASSIFIER = ("fc.", "classifier.", "conv_head.", "bn2.")  # what follows C5

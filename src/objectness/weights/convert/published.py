@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..errors import DownloadError
+from ...errors import DownloadError
 
 TORCHVISION = "https://download.pytorch.org/models/"
 

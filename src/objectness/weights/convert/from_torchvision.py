@@ -9,19 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from ...config import AnchorOptions, Config, InputOptions, SelectionOptions
+from ...errors import CheckpointError
 from ..checkpoint import COUNTER
-from ..config import AnchorOptions, Config, InputOptions, SelectionOptions
-from ..errors import CheckpointError
-from .parts import (
-    Converted,
-    WeightsFile,
-    count_anchors,
-    cut_prefix,
-    pair_logits,
-    recognise_resnet,
-    rename,
-    take,
-)
+from .family import Converted, WeightsFile, count_anchors, cut_prefix, pair_logits, recognise_resnet, rename, take
 from .published import identify
 
 NAME = "torchvision"

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from objectness.convert.mmdetection_config import Unknown, find_dicts, name_type, parse_config
 from objectness.errors import CheckpointError
+from objectness.weights.convert.mmdetection_config import Unknown, find_dicts, name_type, parse_config
 
 
 def parse(text: str) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from objectness.convert.pickles import Inert, read_arrays
 from objectness.errors import AnnotationError, CheckpointError
+from objectness.pickles import Inert, read_arrays
 
 ARRAYS = {
     "float32": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-from .config import Config
-from .errors import DownloadError, ObjectnessError
-from .evaluation.report import RecallReport
+from ..config import Config
+from ..errors import DownloadError, ObjectnessError
+from ..evaluation.report import RecallReport
 
 PREFIX = "hf-hub:"
 NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")

@@ -14,20 +14,11 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from ..config import AnchorOptions, ClassOrder, Config, InputOptions, SelectionOptions
-from ..errors import CheckpointError
+from ...config import AnchorOptions, ClassOrder, Config, InputOptions, SelectionOptions
+from ...errors import CheckpointError
+from .family import Converted, WeightsFile, count_anchors, cut_prefix, pair_logits, recognise_resnet, rename, take
 from .mmdetection_config import parse_config
 from .mmdetection_settings import MMSettings, read_settings
-from .parts import (
-    Converted,
-    WeightsFile,
-    count_anchors,
-    cut_prefix,
-    pair_logits,
-    recognise_resnet,
-    rename,
-    take,
-)
 from .settings import SMALLEST, Settings, has_bottlenecks, recognise_style, to_unit_rgb
 
 NAME = "mmdetection"

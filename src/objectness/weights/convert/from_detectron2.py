@@ -16,20 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import NUM_LEVELS, AnchorOptions, ChannelOrder, Config, InputOptions, SelectionOptions
-from ..errors import CheckpointError
-from ..geometry.anchors import make_shapes
+from ...config import NUM_LEVELS, AnchorOptions, ChannelOrder, Config, InputOptions, SelectionOptions
+from ...errors import CheckpointError
+from ...geometry.anchors import make_shapes
 from .detectron2_config import read_config, read_settings
-from .parts import (
-    Converted,
-    WeightsFile,
-    count_anchors,
-    cut_prefix,
-    pair_logits,
-    recognise_resnet,
-    rename,
-    take,
-)
+from .family import Converted, WeightsFile, count_anchors, cut_prefix, pair_logits, recognise_resnet, rename, take
 from .settings import SMALLEST, Settings, find, has_bottlenecks, recognise_style, to_unit_rgb
 
 NAME = "detectron2"

@@ -16,8 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from objectness import checkpoint
-from objectness.checkpoint import (
+from objectness.config import Config
+from objectness.errors import CheckpointError, DownloadError
+from objectness.model.backbone import make_backbone
+from objectness.network import RegionProposalNetwork
+from objectness.weights import checkpoint
+from objectness.weights.checkpoint import (
     CONFIG_FILE,
     IMAGENET_URLS,
     MODEL_FILE,
@@ -30,10 +34,6 @@ from objectness.checkpoint import (
     read_torch_file,
     save_checkpoint,
 )
-from objectness.config import Config
-from objectness.errors import CheckpointError, DownloadError
-from objectness.model.backbone import make_backbone
-from objectness.network import RegionProposalNetwork
 
 SMALL = Config(backbone="efficientnet_lite0", pyramid_channels=8)
 IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))

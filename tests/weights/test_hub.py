@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from objectness import hub
-from objectness.checkpoint import save_checkpoint
 from objectness.config import Config, InputOptions, SelectionOptions
 from objectness.errors import CheckpointError, DownloadError, ObjectnessError
 from objectness.evaluation.recall import measure_recall
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer, load
-from objectness.sources import names_network
+from objectness.weights import hub
+from objectness.weights.checkpoint import save_checkpoint
+from objectness.weights.opening import names_network
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 TINY = Config(backbone="resnet18", pyramid_channels=8, input=InputOptions(64, 96), selection=SelectionOptions(keep=20))

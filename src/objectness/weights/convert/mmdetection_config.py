@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import CheckpointError
+from ...errors import CheckpointError
 
 MOST_CHARACTERS = 2_000_000
 BASE = "_base_"  # the files that a configuration changes

@@ -11,12 +11,12 @@ import yaml
 from torch import Tensor
 
 from objectness.config import AnchorOptions
-from objectness.convert.from_detectron2 import convert, recognises
-from objectness.convert.parts import WeightsFile
-from objectness.convert.settings import least_above
-from objectness.convert.weights import convert_weights
 from objectness.errors import CheckpointError
 from objectness.geometry.anchors import make_shapes
+from objectness.weights.convert.conversion import convert_weights
+from objectness.weights.convert.family import WeightsFile
+from objectness.weights.convert.from_detectron2 import convert, recognises
+from objectness.weights.convert.settings import least_above
 
 CHANNELS = 16
 HEAD = "proposal_generator.rpn_head"

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from objectness.config import AnchorOptions
-from objectness.convert.from_mmdetection import convert, recognises
-from objectness.convert.parts import WeightsFile
-from objectness.convert.weights import convert_weights
 from objectness.errors import CheckpointError
+from objectness.weights.convert.conversion import convert_weights
+from objectness.weights.convert.family import WeightsFile
+from objectness.weights.convert.from_mmdetection import convert, recognises
 
 CHANNELS = 16
 State = dict[str, Tensor]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from ..errors import CheckpointError, ObjectnessError
+from .errors import CheckpointError, ObjectnessError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .config import Config
-from .errors import CheckpointError, ConfigError, DownloadError
-from .model.backbone import Backbone
-from .network import RegionProposalNetwork
+from ..config import Config
+from ..errors import CheckpointError, ConfigError, DownloadError
+from ..model.backbone import Backbone
+from ..network import RegionProposalNetwork
 
 MODEL_FILE, CONFIG_FILE, TRAINING_FILE = "model.safetensors", "config.json", "training.pt"
 BACKBONE_FILE = "backbone.safetensors"  # what another program's backbone is converted to
@@ -86,7 +86,7 @@ def find_checkpoint(source: str | Path) -> Path:
     Raises:
         CheckpointError: nothing there is a checkpoint.
     """
-    path = Path(__file__).parent / "weights" / SHIPPED if str(source) == SHIPPED else Path(source)
+    path = Path(__file__).parent / SHIPPED if str(source) == SHIPPED else Path(source)
     if path.name == MODEL_FILE and path.is_file():
         return path.parent
     for folder in (path, path / "best", path / "last"):

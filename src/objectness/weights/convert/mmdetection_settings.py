@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..config import AnchorOptions, ChannelOrder, InputOptions, Resize, SelectionOptions
-from ..errors import CheckpointError, ConfigError
+from ...config import AnchorOptions, ChannelOrder, InputOptions, Resize, SelectionOptions
+from ...errors import CheckpointError, ConfigError
 from .mmdetection_config import Unknown, find_dicts, name_type
 from .settings import Settings, find, least_above, to_unit_rgb
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ...config import Config
+from ...errors import CheckpointError
+from ...model.resnet import DESIGNS, BasicBlock, Bottleneck, ResNetDesign
+from ...pickles import Inert
 from ..checkpoint import COUNTER, read_torch_file
-from ..config import Config
-from ..errors import CheckpointError
-from ..model.resnet import DESIGNS, BasicBlock, Bottleneck, ResNetDesign
-from .pickles import Inert
 
 STEM_SHAPE = (64, 3, 7, 7)
 NORM_LEAVES = ("weight", "bias", "running_mean", "running_var", COUNTER)

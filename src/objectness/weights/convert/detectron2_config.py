@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from ..config import NUM_LEVELS, AnchorOptions, InputOptions, SelectionOptions
-from ..errors import CheckpointError, ConfigError
+from ...config import NUM_LEVELS, AnchorOptions, InputOptions, SelectionOptions
+from ...errors import CheckpointError, ConfigError
 from .settings import BGR_MEAN, UNIT_STD, Settings, find, least_above, to_unit_rgb
 
 NORMS = ("FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")  # one and the same when not training

@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from objectness.checkpoint import load_backbone
 from objectness.config import Config
-from objectness.convert.backbones import (
+from objectness.errors import CheckpointError, ConfigError, DownloadError
+from objectness.model.backbone import make_backbone
+from objectness.weights.checkpoint import load_backbone
+from objectness.weights.convert.backbones import (
     BACKBONE_FILE,
     PIXELS_ASSUMED,
     convert_backbone,
@@ -21,10 +23,8 @@ from objectness.convert.backbones import (
     read_settings,
     recognises,
 )
-from objectness.convert.parts import WeightsFile
-from objectness.convert.weights import convert_to_folder, convert_weights
-from objectness.errors import CheckpointError, ConfigError, DownloadError
-from objectness.model.backbone import make_backbone
+from objectness.weights.convert.conversion import convert_to_folder, convert_weights
+from objectness.weights.convert.family import WeightsFile
 
 NAME = "timm/resnet18.a1_in1k"
 State = dict[str, Tensor]

@@ -20,18 +20,15 @@ from hypothesis.extra.numpy import arrays
 from safetensors.torch import save_file
 from torch import Tensor
 
-from objectness.checkpoint import COUNTER, load_network, save_checkpoint
 from objectness.config import Config
-from objectness.convert.parts import (
-    WeightsFile,
-    count_anchors,
-    cut_prefix,
-    pair_logits,
-    recognise_resnet,
-    rename,
-)
-from objectness.convert.published import PUBLISHED, Published, fetch_published
-from objectness.convert.weights import (
+from objectness.errors import CheckpointError, ConfigError, DownloadError
+from objectness.geometry.selection import fold_logits
+from objectness.model.backbone import make_backbone
+from objectness.model.resnet import DESIGNS
+from objectness.network import RegionProposalNetwork
+from objectness.structures import flatten_map
+from objectness.weights.checkpoint import COUNTER, load_network, save_checkpoint
+from objectness.weights.convert.conversion import (
     FAMILIES,
     Conversion,
     change_config,
@@ -40,12 +37,15 @@ from objectness.convert.weights import (
     is_foreign,
     unwrap,
 )
-from objectness.errors import CheckpointError, ConfigError, DownloadError
-from objectness.geometry.selection import fold_logits
-from objectness.model.backbone import make_backbone
-from objectness.model.resnet import DESIGNS
-from objectness.network import RegionProposalNetwork
-from objectness.structures import flatten_map
+from objectness.weights.convert.family import (
+    WeightsFile,
+    count_anchors,
+    cut_prefix,
+    pair_logits,
+    recognise_resnet,
+    rename,
+)
+from objectness.weights.convert.published import PUBLISHED, Published, fetch_published
 
 IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 State = dict[str, Tensor]

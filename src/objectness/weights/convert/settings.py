@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ..config import AnchorOptions, ChannelOrder, InputOptions, SelectionOptions
-from ..model.resnet import DESIGNS, Bottleneck
+from ...config import AnchorOptions, ChannelOrder, InputOptions, SelectionOptions
+from ...model.resnet import DESIGNS, Bottleneck
 
 SMALLEST = float(np.finfo(np.float32).tiny)  # as a least size it drops what has none
 FOLDED_TOLERANCE = 1e-3  # a folded variance is 1, or 1 less batch norm's epsilon

@@ -1,0 +1,1 @@
+"""Weights of other programs, converted: one file a family."""
