@@ -32,13 +32,13 @@ WITHOUT_NETWORK = {
     "images.drawing",
     "evaluation.recall",
     "evaluation.report",
-    "proposal_file",
+    "proposal_files.record",
     "propose",
     "ahead",
     "resume",
     "images.network_input",
 }
-WITHOUT_NETWORK |= {"convert.proposals", "pickles", "weights.hub"}
+WITHOUT_NETWORK |= {"proposal_files.convert", "pickles", "weights.hub"}
 NETWORK_AND_ABOVE = {"network", "weights.checkpoint", "weights.opening", "predict", "training.loop"}
 TOP = {"cli", "page"}
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .config import LabelOptions as LabelOptions
     from .config import SelectionOptions as SelectionOptions
     from .config import TrainOptions as TrainOptions
-    from .convert.proposals import convert_proposals as convert_proposals
     from .data.dataset import read_dataset as read_dataset
     from .data.records import Dataset as Dataset
     from .data.records import ImageRecord as ImageRecord
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from .network import RegionProposalNetwork as RegionProposalNetwork
     from .predict import Proposer as Proposer
     from .predict import load as load
+    from .proposal_files.convert import convert_proposals as convert_proposals
     from .proposals import Proposals as Proposals
     from .structures import Batch as Batch
     from .structures import Output as Output
@@ -74,7 +74,6 @@ _HOMES = {
         "SelectionOptions",
         "TrainOptions",
     ),
-    "convert.proposals": ("convert_proposals",),
     "data.dataset": ("read_dataset",),
     "data.records": ("Dataset", "ImageRecord"),
     "engines.interface": ("make_engine",),
@@ -99,6 +98,7 @@ _HOMES = {
     "model.backbone": ("BACKBONES", "Backbone", "make_backbone"),
     "network": ("RegionProposalNetwork",),
     "predict": ("Proposer", "load"),
+    "proposal_files.convert": ("convert_proposals",),
     "proposals": ("Proposals",),
     "structures": ("Batch", "Output", "Selection", "Targets"),
     "training.loop": ("train",),

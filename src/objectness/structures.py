@@ -13,15 +13,12 @@ the *original image* and the *network input*; boxes enter the input frame once a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .config import AnchorOptions
-
-if TYPE_CHECKING:
-    pass
 
 FIRST_LEVEL = 2  # P2: stride 4; level l has stride 2**l
 MapSize = tuple[int, int]  # (height, width) of a level's map, cells

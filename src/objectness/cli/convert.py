@@ -83,7 +83,7 @@ def convert_proposal_file(
             an id is a file's name that is a number: 000000000139.jpg is 139.
         images: The folder of the images: put before the annotations' file names, and before names without a folder.
     """
-    from ..convert.proposals import convert_proposals
+    from ..proposal_files.convert import convert_proposals
 
     done = convert_proposals(
         source, target, source_format=source_format, target_format=target_format, annotations=annotations, images=images

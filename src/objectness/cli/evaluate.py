@@ -68,7 +68,8 @@ def evaluate(
     from ..evaluation.report import plot_recall
     from ..images.finding import find_images
     from ..predict import choose_at_once, load
-    from ..proposal_file import match_proposals, read_proposals
+    from ..proposal_files.jsonl import read_proposals
+    from ..proposal_files.matching import match_proposals
     from ..weights.checkpoint import SHIPPED
 
     records = read_records(str(data), {"images": str(images) if images else None, "skip_bad": skip_bad})

@@ -17,18 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
-from objectness.convert.proposals import FORMATS, Conversion, convert_proposals, read_images
 from objectness.data.dataset import read_dataset
 from objectness.errors import AnnotationError, ConfigError, ObjectnessError
 from objectness.evaluation.recall import measure_recall
-from objectness.proposal_file import (
-    ImageProposals,
-    make_image,
-    match_proposals,
-    read_lines,
-    read_proposals,
-    write_lines,
-)
+from objectness.proposal_files.convert import FORMATS, Conversion, convert_proposals, read_images
+from objectness.proposal_files.jsonl import read_lines, read_proposals, write_lines
+from objectness.proposal_files.matching import match_proposals
+from objectness.proposal_files.record import ImageProposals, make_image
 
 ENDINGS = {"jsonl": ".jsonl", "coco": ".json", "npz": ".npz", "parquet": ".parquet"}  # the others are pickles
 PICKLES = ("detectron2", "detectron", "mmdet")

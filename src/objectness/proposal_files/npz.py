@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import AnnotationError
-from ...proposal_file import ImageProposals, make_image
+from ..errors import AnnotationError
+from .record import ImageProposals, make_image
 
 MIXED_IDS = "some image ids are integers and others strings, of which a column holds one kind"
 NONE = int(np.iinfo(np.int64).min)  # no level and no id that anybody gives

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import AnnotationError
-from ...pickles import write_arrays
-from ...proposal_file import ImageProposals, make_image
-from ..decimals import shorten, widen
+from ..errors import AnnotationError
+from ..pickles import write_arrays
+from .decimals import shorten, widen
 from .detectron2 import iterate_images
+from .record import ImageProposals, make_image
 
 LAST_PIXEL = np.array([0.0, 0, 1, 1])  # from a box's edges to its first and last pixels, px
 

@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 
 from ..errors import AnnotationError, ConfigError
 from ..pickles import read_arrays
-from ..proposal_file import ImageProposals, read_lines, write_lines
+from .coco import read_coco, write_coco
+from .detectron import is_detectron, read_detectron, write_detectron
+from .detectron2 import BOX_MODE, is_detectron2, read_detectron2, write_detectron2
 from .image_index import ImageIndex, read_image_index
+from .jsonl import read_lines, write_lines
+from .mmdet import INSTANCE_DATA, is_mmdet, read_mmdet, write_mmdet
 from .notes import Notes
-from .proposal_formats.coco import read_coco, write_coco
-from .proposal_formats.detectron import is_detectron, read_detectron, write_detectron
-from .proposal_formats.detectron2 import BOX_MODE, is_detectron2, read_detectron2, write_detectron2
-from .proposal_formats.mmdet import INSTANCE_DATA, is_mmdet, read_mmdet, write_mmdet
-from .proposal_formats.npz import read_npz, write_npz
-from .proposal_formats.parquet import read_parquet, write_parquet
+from .npz import read_npz, write_npz
+from .parquet import read_parquet, write_parquet
+from .record import ImageProposals
 
 PICKLE, PICKLES = "pickle", (".pkl", ".pickle")  # one of three formats, and its endings
 

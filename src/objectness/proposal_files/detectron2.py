@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import AnnotationError
-from ...pickles import Inert, write_arrays
-from ...proposal_file import CLOSEST_TO_SURE, ImageProposals, make_image
-from ..decimals import add, widen
-from ..notes import Notes
+from ..errors import AnnotationError
+from ..pickles import Inert, write_arrays
+from .decimals import add, widen
+from .notes import Notes
+from .record import CLOSEST_TO_SURE, ImageProposals, make_image
 
 BOX_MODE = "detectron2.structures.boxes.BoxMode"
 XYXY_ABS, XYWH_ABS = 0, 1

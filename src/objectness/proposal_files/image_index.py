@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from ..data.files import read_bytes
 from ..errors import AnnotationError
-from ..proposal_file import ImageProposals, find_alike, group_by_name
+from .matching import find_alike, group_by_name
+from .record import ImageProposals
 
 
 class IndexedImage(NamedTuple):

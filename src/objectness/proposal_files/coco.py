@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ...data.files import read_bytes
-from ...errors import AnnotationError
-from ...proposal_file import ImageProposals, make_image
-from ..decimals import add
-from ..image_index import ImageIndex
-from ..notes import Notes
+from ..data.files import read_bytes
+from ..errors import AnnotationError
+from .decimals import add
+from .image_index import ImageIndex
+from .notes import Notes
+from .record import ImageProposals, make_image
 
 CATEGORY = 1  # of every box: ours have no class
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import AnnotationError
-from ...pickles import Inert, write_arrays
-from ...proposal_file import ImageProposals, make_image
-from ..decimals import widen
-from ..image_index import ImageIndex
-from ..notes import Notes
+from ..errors import AnnotationError
+from ..pickles import Inert, write_arrays
+from .decimals import widen
+from .image_index import ImageIndex
+from .notes import Notes
+from .record import ImageProposals, make_image
 
 INSTANCE_DATA = tuple(f"mmengine.{package}.instance_data.InstanceData" for package in ("structures", "data"))
 

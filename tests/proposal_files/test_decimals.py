@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from objectness.convert.decimals import add, widen
+from objectness.proposal_files.decimals import add, widen
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(0, 6))

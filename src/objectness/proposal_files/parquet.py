@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import AnnotationError, ObjectnessError
-from ...proposal_file import ImageProposals, make_image
+from ..errors import AnnotationError, ObjectnessError
 from .npz import MIXED_IDS
+from .record import ImageProposals, make_image
 
 _ROWS = 64  # images at a time: 1,000 proposals of each are some 4 MB
 

@@ -1,1 +1,0 @@
-"""Proposal files of other programs, converted."""

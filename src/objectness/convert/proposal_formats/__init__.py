@@ -1,1 +1,0 @@
-"""Other programs' proposal files, a module for each format: read one, write one."""

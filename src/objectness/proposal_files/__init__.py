@@ -1,0 +1,1 @@
+"""Proposals in files, ours and other programs': one file a format."""
