@@ -22,9 +22,10 @@ from torch import Tensor
 from turns import take_turns
 
 from objectness.config import Config
-from objectness.engines.agreement import copy_eager, measure_agreement
-from objectness.engines.interface import find_installed, make_engine
 from objectness.network import RegionProposalNetwork
+from objectness.runtimes.agreement import copy_eager, measure_agreement
+from objectness.runtimes.choose import make_engine
+from objectness.runtimes.engine import find_installed
 from objectness.weights.checkpoint import SHIPPED, load_network
 
 PEER = "torchvision"

@@ -28,11 +28,12 @@ from torch import Tensor
 from turns import take_turns
 
 from objectness.config import AnchorOptions, Config, InputOptions, SelectionOptions
-from objectness.engines.interface import EngineName, Precision, make_engine
 from objectness.geometry.boxes import compute_iou
 from objectness.images.network_input import make_batch
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer, to_tensor
+from objectness.runtimes.choose import make_engine
+from objectness.runtimes.engine import EngineName, Precision
 from objectness.structures import flatten_maps
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ import selection
 import start
 import torch
 
-from objectness.engines.interface import find_installed
 from objectness.kernels.cpu.library import describe
+from objectness.runtimes.engine import find_installed
 
 Cells = Sequence[object]
 

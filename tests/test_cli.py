@@ -788,7 +788,7 @@ def test_doctor_says_what_is_there(call: Call) -> None:
 
 
 def test_export_without_its_packages(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("objectness.engines.interface.find_spec", lambda name: None)
+    monkeypatch.setattr("objectness.runtimes.engine.find_spec", lambda name: None)
     ended = call("export", "--to", "onnx", "--out", tmp_path / "a.onnx")
     assert "pip install 'objectness[export]'" in one_message(ended, 1)
     assert not (tmp_path / "a.onnx").exists()

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .data.dataset import read_dataset as read_dataset
     from .data.records import Dataset as Dataset
     from .data.records import ImageRecord as ImageRecord
-    from .engines.interface import make_engine as make_engine
     from .errors import AnnotationError as AnnotationError
     from .errors import CheckpointError as CheckpointError
     from .errors import ConfigError as ConfigError
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from .predict import load as load
     from .proposal_files.convert import convert_proposals as convert_proposals
     from .proposals import Proposals as Proposals
+    from .runtimes.choose import make_engine as make_engine
     from .structures import Batch as Batch
     from .structures import Output as Output
     from .structures import Selection as Selection
@@ -76,7 +76,6 @@ _HOMES = {
     ),
     "data.dataset": ("read_dataset",),
     "data.records": ("Dataset", "ImageRecord"),
-    "engines.interface": ("make_engine",),
     "errors": (
         "AnnotationError",
         "CheckpointError",
@@ -100,6 +99,7 @@ _HOMES = {
     "predict": ("Proposer", "load"),
     "proposal_files.convert": ("convert_proposals",),
     "proposals": ("Proposals",),
+    "runtimes.choose": ("make_engine",),
     "structures": ("Batch", "Output", "Selection", "Targets"),
     "training.loop": ("train",),
     "weights.checkpoint": ("load_network", "save_checkpoint"),

@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from .ahead import map_side_by_side, share_threads
-from .engines.interface import EngineName, Precision, make_engine
 from .errors import ConfigError, ImageError
 from .evaluation.report import RecallReport
 from .geometry.roi_align import pool_features
@@ -21,6 +20,8 @@ from .images.network_input import fit_size, make_batch, resize_image
 from .images.reading import read_image, read_reduced, to_rgb
 from .network import RegionProposalNetwork
 from .proposals import Proposals
+from .runtimes.choose import make_engine
+from .runtimes.engine import EngineName, Precision
 from .structures import Output, Selection
 from .weights import hub
 from .weights.checkpoint import CONFIG_FILE, MODEL_FILE, SHIPPED, save_checkpoint
@@ -45,7 +46,7 @@ class Proposer:
         network: a trained network; it is moved to `device` and set to evaluation mode.
         device: where to compute.
         engine: what computes the maps, (1, 3, H, W) in and `Output` out; by default a copy of the network as it is now,
-            made faster (`RegionProposalNetwork.optimized`). See `objectness.engines` for others.
+            made faster (`RegionProposalNetwork.optimized`). See `objectness.runtimes` for others.
         at_once: images of a list that are computed side by side, each with its share of the cores: sooner done, and
             with more memory, than one after another.
 
@@ -225,7 +226,7 @@ def load(
             `model.safetensors`; weights of torchvision, detectron2 or mmdetection, by file or published name
             ("torchvision/maskrcnn_resnet50_fpn"); or a network on the hub ("owner/name").
         device: where to compute; "auto" is the GPU where there is one.
-        engine: the runtime: "torch", one of `objectness.engines` that is installed, or "auto", the fastest of these; a
+        engine: the runtime: "torch", one of `objectness.runtimes` that is installed, or "auto", the fastest of these; a
             network is converted at first, which takes up to a minute, and kept in the user's cache.
         precision: "bfloat16" (engines torch and openvino) and "int8" (openvino) are faster and less exact.
         calibration: photos like those to come, for int8.

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from ..version import __version__
 
-# As in engines.interface, which would import torch.
+# As in runtimes.engine, which would import torch.
 EngineName = Literal["torch", "auto", "ncnn", "onnxruntime", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
 

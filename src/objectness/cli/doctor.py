@@ -23,11 +23,11 @@ def doctor() -> int:
     """
     import torch
 
-    from ..engines.cache import find_cache_folder
-    from ..engines.interface import find_installed
-    from ..engines.torch_engine import computes_bfloat16
     from ..kernels.cpu.library import describe
     from ..predict import choose_device
+    from ..runtimes.cache import find_cache_folder
+    from ..runtimes.engine import find_installed
+    from ..runtimes.pytorch import computes_bfloat16
 
     chosen = choose_device()
     rows = {

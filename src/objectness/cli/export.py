@@ -37,7 +37,7 @@ def export(
     """
     if photo is None and not EXAMPLE_PHOTO.is_file():
         raise ConfigError("export: name a photo to compare the exported network on, with --photo")
-    from ..export.files import export_network
+    from ..runtimes.export import export_network
     from ..weights.opening import open_network
 
     make_folder(out.parent)

@@ -14,16 +14,17 @@ import torch
 from tiny import make_tiny
 
 from objectness.config import Config, InputOptions
-from objectness.engines import openvino_engine
-from objectness.engines.agreement import copy_eager, measure_agreement
-from objectness.engines.interface import PACKAGES, Engine, EngineName, make_engine
-from objectness.engines.torch_engine import computes_bfloat16
 from objectness.errors import ConfigError, ObjectnessError
 from objectness.model.backbone import BACKBONES, Backbone
 from objectness.model.efficientnet import LITE0, EfficientNetLite
 from objectness.model.norm import make_norm
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer
+from objectness.runtimes import openvino as openvino_engine
+from objectness.runtimes.agreement import copy_eager, measure_agreement
+from objectness.runtimes.choose import make_engine
+from objectness.runtimes.engine import PACKAGES, Engine, EngineName
+from objectness.runtimes.pytorch import computes_bfloat16
 
 SIZES = [(1, 32, 32), (1, 64, 224), (3, 96, 160), (1, 320, 32), (2, 352, 256)]  # images, height, width; C5 1 to 11
 CLOSE = 1e-4  # of the largest value
@@ -44,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["ncnn", "openvino", "onnxruntime"])
 def name(request: pytest.FixtureRequest) -> EngineName:
     if request.param == "openvino":
-        from objectness.export.to_openvino import import_openvino
+        from objectness.runtimes.openvino import import_openvino
 
         try:
             import_openvino()
@@ -191,7 +192,7 @@ def test_images_in_any_layout(make: Make) -> None:
 
 def test_ncnn_names_a_folder_that_it_cannot_read(tmp_path: Path) -> None:
     skip_without(("ncnn",))
-    from objectness.engines.ncnn_engine import NcnnEngine
+    from objectness.runtimes.ncnn import NcnnEngine
 
     with pytest.raises(ObjectnessError, match="ncnn cannot read the network in it"):
         NcnnEngine(tmp_path)
@@ -201,7 +202,7 @@ def test_openvino_does_not_report_its_use() -> None:
     """Imported plainly, it tells its makers over the network and leaves an identity in the home folder."""
     script = """
 import sys
-from objectness.export.to_openvino import import_openvino
+from objectness.runtimes.openvino import import_openvino
 try:
     import_openvino()
 except ImportError:
@@ -224,7 +225,7 @@ def test_ctrl_c_after_openvino_is_ordinary(tmp_path: Path) -> None:
     script = f"""
 import signal, sys
 from pathlib import Path
-from objectness.engines.openvino_engine import OpenVinoEngine
+from objectness.runtimes.openvino import OpenVinoEngine
 engines = [OpenVinoEngine(Path({str(model.parent)!r})) for _ in range(2)]
 del engines[0], engines[0]
 try:
@@ -238,7 +239,7 @@ except KeyboardInterrupt:
 class TestInt8:
     @pytest.fixture(autouse=True)
     def _needs(self) -> None:
-        from objectness.export.to_openvino import import_openvino
+        from objectness.runtimes.openvino import import_openvino
 
         try:
             import_openvino()

@@ -1,7 +1,12 @@
-"""ncnn: the fastest in float32 where 3x3 convolutions prevail, since it computes them by Winograd's algorithm."""
+"""ncnn: the fastest in float32 where 3x3 convolutions prevail, since it computes them by Winograd's algorithm.
+
+A network is a text of layers and a file of weights, converted by pnnx from a TorchScript trace.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +14,12 @@ import torch
 from torch import Tensor
 
 from ..errors import ObjectnessError
-from ..export.maps import MAP_NAMES, join_maps
-from ..export.to_ncnn import PARAM_FILE, WEIGHTS_FILE
+from ..network import RegionProposalNetwork
 from ..structures import Output
+from .maps import EXAMPLE_SIZE, MAP_NAMES, Maps, join_maps
+
+PARAM_FILE, WEIGHTS_FILE = "network.param", "network.bin"
+OTHER_SIZE = (96, 160)  # px; a second size tells the converter that height and width may change
 
 # ncnn halves the precision of weights and maps where a processor is good at it; proposals should not depend on that.
 NARROW_TYPES = (
@@ -22,6 +30,38 @@ NARROW_TYPES = (
     "use_bf16_storage",
     "use_int8_inference",
 )
+
+
+def write_ncnn(network: RegionProposalNetwork, folder: Path) -> None:
+    """Write `network.param` and `network.bin`, weights in float32.
+
+    The input is `in0`, (3, H, W) of one image; the outputs are `out0` to `out9` in the order of `MAP_NAMES`.
+
+    Args:
+        network: what to convert.
+        folder: where; it must be there.
+
+    Raises:
+        ConfigError: a network that cannot be converted.
+        ObjectnessError: the converter failed.
+    """
+    import pnnx
+
+    maps = Maps(network)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="pnnx-") as work:
+        maps.trace().save(str(Path(work, "network.pt")))
+        shapes = [f"inputshape{suffix}=[1,3,{h},{w}]f32" for suffix, (h, w) in (("", EXAMPLE_SIZE), ("2", OTHER_SIZE))]
+        command = [pnnx.EXEC_PATH, "network.pt", *shapes, "fp16=0"]
+        done = subprocess.run(command, cwd=work, capture_output=True, text=True, errors="replace", check=False)
+        try:
+            Path(work, "network.ncnn.param").replace(folder / PARAM_FILE)
+            Path(work, "network.ncnn.bin").replace(folder / WEIGHTS_FILE)
+        except FileNotFoundError:
+            last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
+            raise ObjectnessError(
+                f"ncnn: its converter pnnx could not convert this network (exit code {done.returncode}: {last}); "
+                "take another engine or format"
+            ) from None
 
 
 class NcnnEngine:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from objectness.engines.agreement import Agreement, fold_maps, measure_agreement
+from objectness.runtimes.agreement import Agreement, fold_maps, measure_agreement
 from objectness.structures import Output
 
 

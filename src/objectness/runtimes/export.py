@@ -12,17 +12,18 @@ from typing import Literal
 import torch
 
 from ..config import InputOptions
-from ..engines.agreement import MOST_DIFFERENCE, Agreement, copy_eager, measure_agreement
-from ..engines.interface import EXTRAS, PACKAGES, load_runtime, require_packages
 from ..errors import ConfigError, ObjectnessError
 from ..geometry.boxes import compute_iou
 from ..images.network_input import fit_size, make_batch, resize_image
 from ..images.reading import read_image
 from ..network import RegionProposalNetwork
 from ..structures import Batch, Output, Selection
+from .agreement import MOST_DIFFERENCE, Agreement, copy_eager, measure_agreement
+from .choose import load_runtime
 from .description import describe_network
+from .engine import EXTRAS, PACKAGES, require_packages
 from .maps import INPUT_NAME, MAP_NAMES
-from .to_onnx import MODEL_FILE
+from .onnxruntime import MODEL_FILE
 
 Format = Literal["onnx", "openvino", "ncnn"]
 
@@ -166,8 +167,7 @@ def _write(
         description = describe_network(network.config, names=TENSOR_NAMES[to], batched=to != "ncnn")
         (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         return make(folder)(batch.images), None
-    from ..engines.onnxruntime_engine import propose_with_onnx
-    from .to_onnx import convert_to_onnx, save_onnx, set_metadata
+    from .onnxruntime import convert_to_onnx, propose_with_onnx, save_onnx, set_metadata
 
     model = convert_to_onnx(network)
     set_metadata(model, describe_network(network.config, selection=selection))

@@ -9,19 +9,14 @@ from tiny import make_tiny
 from torch import Tensor
 
 from objectness.config import InputOptions
-from objectness.engines import interface
-from objectness.engines.agreement import fold_maps
-from objectness.engines.interface import (
-    FASTEST_FIRST,
-    PACKAGES,
-    EngineName,
-    find_installed,
-    make_engine,
-)
-from objectness.engines.torch_engine import TorchEngine
 from objectness.errors import ConfigError, ObjectnessError
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer
+from objectness.runtimes import choose, engine
+from objectness.runtimes.agreement import fold_maps
+from objectness.runtimes.choose import make_engine
+from objectness.runtimes.engine import FASTEST_FIRST, PACKAGES, EngineName, find_installed
+from objectness.runtimes.pytorch import TorchEngine
 from objectness.structures import Output
 
 RUNTIMES: tuple[EngineName, ...] = ("ncnn", "openvino", "onnxruntime")
@@ -59,9 +54,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             return lambda folder, **options: FakeEngine(folder, name, factor, options), write
 
         packages = {package for name in names for package in PACKAGES[name]}
-        monkeypatch.setattr(interface, "find_spec", lambda package: package in packages or None)
-        monkeypatch.setattr(interface, "version", lambda package: "1.0")
-        monkeypatch.setattr(interface, "load_runtime", load)
+        monkeypatch.setattr(engine, "find_spec", lambda package: package in packages or None)
+        monkeypatch.setattr(choose, "version", lambda package: "1.0")
+        monkeypatch.setattr(choose, "load_runtime", load)
         return converted
 
     return install
@@ -155,7 +150,7 @@ def test_another_device_than_the_cpu_is_torchs(fake: Callable[..., list[str]]) -
 def test_other_paddings_are_torchs(tmp_path: Path) -> None:
     network = make_tiny(input=InputOptions(64, 96, pad_multiple=16))
     assert make_engine(network, "torch").name == "torch"
-    from objectness.export.maps import Maps
+    from objectness.runtimes.maps import Maps
 
     with pytest.raises(ConfigError, match=r"input\.pad_multiple = 16: only networks whose inputs are padded to a"):
         Maps(network)
@@ -217,7 +212,7 @@ def test_auto_takes_the_fastest_that_has_bfloat16(fake: Callable[..., list[str]]
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_processor_without_bfloat16_is_told_of(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
-    monkeypatch.setattr(interface, "computes_bfloat16", lambda device: there)
+    monkeypatch.setattr(choose, "computes_bfloat16", lambda device: there)
     notes: list[str] = []
     make_engine(make_tiny(), "torch", precision="bfloat16", say=notes.append)
     said = "precision bfloat16: cpu has no instructions for it; float32 is likely to be faster"

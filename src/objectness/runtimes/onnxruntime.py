@@ -1,4 +1,7 @@
-"""ONNX: one file, any number of images of any size; `onnx_selection` puts the selection behind it."""
+"""ONNX Runtime on the CPU.
+
+A network is one ONNX file, for any number of images of any size; `onnx_selection` puts the selection behind it.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..network import RegionProposalNetwork
-from .maps import COARSEST_STRIDE, INPUT_NAME, MAP_NAMES, Maps, make_example, quiet_conversion
+from ..structures import Batch, Output, Selection
+from .maps import COARSEST_STRIDE, INPUT_NAME, MAP_NAMES, SIZES_NAME, Maps, join_maps, make_example, quiet_conversion
 
 MODEL_FILE = "network.onnx"
 OPSET = 18
@@ -90,3 +95,41 @@ def _name_sizes(graph: Any) -> None:
         for axis, letter in ((0, "N"), (2, f"H{level}"), (3, f"W{level}")):
             dims[axis].dim_param = letter
     del graph.value_info[:]  # sizes of inner maps, in the exporter's letters
+
+
+class OnnxRuntimeEngine:
+    """A network that `write_onnx` wrote, on the CPU. Threads may share one.
+
+    Args:
+        folder: with `network.onnx`, the network alone, without selection.
+        num_threads: to compute with; by default as many as torch does.
+        at_once: calls that are to be computed side by side, each with its share of the threads.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, folder: Path, num_threads: int | None = None, at_once: int = 1):
+        self._session = open_session(folder / MODEL_FILE, (num_threads or torch.get_num_threads()) // at_once)
+
+    def __call__(self, images: Tensor) -> Output:
+        """See `Engine.__call__`."""
+        maps = self._session.run(list(MAP_NAMES), {INPUT_NAME: images.cpu().contiguous().numpy()})
+        return join_maps([torch.from_numpy(each) for each in maps])
+
+
+def propose_with_onnx(file: Path, batch: Batch) -> list[Selection]:
+    """Proposals of every image of a batch, from a file with the selection inside."""
+    feeds = {INPUT_NAME: batch.images.numpy(), SIZES_NAME: batch.sizes.numpy()}
+    found = open_session(file).run(["boxes", "logits", "levels", "counts"], feeds)
+    boxes, logits, levels, counts = (torch.from_numpy(each) for each in found)
+    return [Selection(boxes[i, :n], logits[i, :n], levels[i, :n]) for i, n in enumerate(counts.tolist())]
+
+
+def open_session(file: Path, num_threads: int | None = None) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = max(1, torch.get_num_threads() if num_threads is None else num_threads)
+    options.log_severity_level = 3  # errors alone
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

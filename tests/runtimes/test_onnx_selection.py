@@ -17,10 +17,13 @@ from objectness.structures import Output, Selection
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-from objectness.engines.onnxruntime_engine import open_session  # noqa: E402
-from objectness.export.maps import DELTA_NAMES, LOGIT_NAMES  # noqa: E402
-from objectness.export.onnx_selection import append_selection  # noqa: E402
-from objectness.export.to_onnx import MODEL_FILE, save_onnx  # noqa: E402
+from objectness.runtimes.maps import DELTA_NAMES, LOGIT_NAMES  # noqa: E402
+from objectness.runtimes.onnx_selection import append_selection  # noqa: E402
+from objectness.runtimes.onnxruntime import (  # noqa: E402
+    MODEL_FILE,
+    open_session,
+    save_onnx,
+)
 
 ANCHORS = AnchorOptions(sizes=(8, 16, 32, 64, 128))
 PADDED = (96, 64)  # P6 has 2 x 1 cells

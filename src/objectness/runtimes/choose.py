@@ -1,54 +1,29 @@
-"""What an engine is, and which there are."""
+"""A network on a runtime, by name or whichever is the fastest here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol, get_args
-
-from torch import Tensor
+from typing import get_args
 
 from ..errors import ConfigError, ObjectnessError
 from ..network import RegionProposalNetwork
-from ..structures import Output
 from ..version import __version__
 from .agreement import check_engine
 from .cache import Cache, find_cache_folder, ignore, make_key
-from .torch_engine import TorchEngine, computes_bfloat16
-
-EngineName = Literal["auto", "torch", "ncnn", "openvino", "onnxruntime"]
-Precision = Literal["float32", "bfloat16", "int8"]
-
-# What each engine needs beside torch, its converter included, and the extra of this package that brings it.
-PACKAGES: dict[str, tuple[str, ...]] = {
-    "torch": (),
-    "ncnn": ("ncnn", "pnnx"),
-    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
-    "openvino": ("openvino",),
-}
-EXTRAS = {"ncnn": "ncnn", "onnxruntime": "export", "openvino": "openvino"}
-FASTEST_FIRST = ("ncnn", "openvino", "onnxruntime", "torch")  # measured; see docs/engines.md
-NARROW = ("openvino", "torch")  # those that compute in bfloat16, fastest first
-
-
-class Engine(Protocol):
-    """A network on some runtime, ready for images of any size."""
-
-    name: str
-
-    def __call__(self, images: Tensor) -> Output:
-        """Predict.
-
-        Args:
-            images: (N, 3, H, W) float32, normalised, and padded to a multiple of 32 px (`network_input.make_batch`).
-
-        Returns:
-            Logits (N, A, H_l, W_l), object minus no object, and deltas (N, 4 A, H_l, W_l) of every level, as
-            `select_proposals` takes them. Features of the pyramid from torch alone; () from the others.
-        """
-        ...
+from .engine import (
+    FASTEST_FIRST,
+    NARROW,
+    PACKAGES,
+    Engine,
+    EngineName,
+    Precision,
+    find_installed,
+    require,
+    require_packages,
+)
+from .pytorch import TorchEngine, computes_bfloat16
 
 
 def make_engine(
@@ -105,34 +80,6 @@ def make_engine(
     return _make_fastest(network, names if device.type == "cpu" else (), cache, at_once, narrow)
 
 
-def find_installed() -> tuple[str, ...]:
-    """The engines whose packages are installed, fastest first."""
-    return tuple(name for name in FASTEST_FIRST if not _find_missing(PACKAGES[name]))
-
-
-def require(name: str) -> None:
-    """Nothing, if an engine's packages are installed.
-
-    Raises:
-        ObjectnessError: they are not; the message names the extra that brings them.
-    """
-    require_packages(f"engine {name}", PACKAGES[name], EXTRAS.get(name, ""))
-
-
-def require_packages(what: str, packages: Sequence[str], extra: str) -> None:
-    """Nothing, if all packages are installed.
-
-    Raises:
-        ObjectnessError: `what` needs one that is not; the message names the extra that brings it.
-    """
-    if missing := _find_missing(packages):
-        raise ObjectnessError(f"{what} needs {' and '.join(missing)}: pip install 'objectness[{extra}]'")
-
-
-def _find_missing(packages: Sequence[str]) -> list[str]:
-    return [package for package in packages if find_spec(package) is None]
-
-
 def _check_names(name: str, precision: str) -> None:
     for what, value, choices in (("engine", name, EngineName), ("precision", precision, Precision)):
         if value not in get_args(choices):
@@ -168,17 +115,14 @@ def _make(network: RegionProposalNetwork, name: str, cache: Cache, at_once: int,
 def load_runtime(name: str) -> tuple[Callable[..., Engine], Callable[[RegionProposalNetwork, Path], None]]:
     """What makes an engine of a folder, and what writes the folder; of any engine but torch."""
     if name == "ncnn":
-        from ..export.to_ncnn import write_ncnn
-        from .ncnn_engine import NcnnEngine
+        from .ncnn import NcnnEngine, write_ncnn
 
         return NcnnEngine, write_ncnn
     if name == "openvino":
-        from ..export.to_openvino import write_openvino
-        from .openvino_engine import OpenVinoEngine
+        from .openvino import OpenVinoEngine, write_openvino
 
         return OpenVinoEngine, write_openvino
-    from ..export.to_onnx import write_onnx
-    from .onnxruntime_engine import OnnxRuntimeEngine
+    from .onnxruntime import OnnxRuntimeEngine, write_onnx
 
     return OnnxRuntimeEngine, write_onnx
 
@@ -189,8 +133,8 @@ def find_versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def _make_int8(network: RegionProposalNetwork, photos: Sequence[Path], cache: Cache, at_once: int) -> Engine:
-    from .int8 import digest_photos, write_int8
-    from .openvino_engine import OpenVinoEngine
+    from .openvino import OpenVinoEngine
+    from .openvino_int8 import digest_photos, write_int8
 
     baked = {**find_versions(("openvino", "nncf")), "photos": digest_photos(photos)}
     key = make_key("openvino-int8", network, baked)

@@ -10,9 +10,9 @@ from tiny import make_tiny
 
 from objectness.config import Config
 from objectness.errors import ConfigError, ImageError, ObjectnessError
-from objectness.export import files
-from objectness.export.description import describe_network
-from objectness.export.files import Format, export_network, share_same
+from objectness.runtimes import export as files
+from objectness.runtimes.description import describe_network
+from objectness.runtimes.export import Format, export_network, share_same
 from objectness.structures import Selection
 
 FILES = {
@@ -23,7 +23,7 @@ FILES = {
 
 def skip_without(to: str) -> None:
     if to == "openvino":
-        from objectness.export.to_openvino import import_openvino
+        from objectness.runtimes.openvino import import_openvino
 
         try:
             import_openvino()
@@ -129,14 +129,14 @@ def test_requests_that_cannot_be(tmp_path: Path, photos: list[Path], monkeypatch
     refuse("ncnn", tmp_path / "mine", "is a folder with other files than an exported network's", overwrite=True)
     (tmp_path / "file").write_text("")
     refuse("openvino", tmp_path / "file", "is a file; name a folder", overwrite=True)
-    monkeypatch.setattr("objectness.engines.interface.find_spec", lambda package: None)
+    monkeypatch.setattr("objectness.runtimes.engine.find_spec", lambda package: None)
     with pytest.raises(ObjectnessError, match=r"export to ncnn needs ncnn and pnnx: pip install 'objectness\[ncnn\]'"):
         export_network(make_tiny(), "ncnn", tmp_path / "a", photos[0])
     assert list_names(tmp_path) == ["file", "folder.onnx", "mine"]
 
 
 def test_the_photo_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("objectness.engines.interface.find_spec", lambda package: package)
+    monkeypatch.setattr("objectness.runtimes.engine.find_spec", lambda package: package)
     with pytest.raises(ImageError):
         export_network(make_tiny(), "ncnn", tmp_path / "a", tmp_path / "none.jpg")
     assert list_names(tmp_path) == []

@@ -14,7 +14,7 @@ from ..network import RegionProposalNetwork
 from ..structures import Output
 
 if TYPE_CHECKING:
-    from .interface import Engine
+    from .engine import Engine
 
 MOST_DIFFERENCE = 1e-3  # of the largest value; runtimes in float32 differ by 1e-5 at most, other functions by more
 CHECK_SIZES = ((1, 96, 160), (2, 64, 128))  # images, height, width: other sizes than a converter traces with

@@ -12,8 +12,8 @@ import pytest
 import torch
 from tiny import make_tiny
 
-from objectness.engines import cache as caching
-from objectness.engines.cache import MANIFEST, Cache, find_cache_folder, is_whole, make_key
+from objectness.runtimes import cache as caching
+from objectness.runtimes.cache import MANIFEST, Cache, find_cache_folder, is_whole, make_key
 
 
 def write(text: str) -> Callable[[Path], None]:
@@ -54,7 +54,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 def test_a_killed_process_leaves_nothing_that_counts(tmp_path: Path) -> None:
     script = f"""
 import os, pathlib
-from objectness.engines.cache import Cache
+from objectness.runtimes.cache import Cache
 def build(folder):
     (folder / "network.bin").write_text("half")
     os._exit(9)
@@ -125,7 +125,7 @@ def test_the_temporary_folder_goes_with_the_process(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     script = f"""
 import pathlib
-from objectness.engines.cache import Cache
+from objectness.runtimes.cache import Cache
 build = lambda folder: (folder / "a").write_text("x")
 print(Cache(pathlib.Path({str(tmp_path / "file" / "x")!r})).fetch("a-1", build))
 """

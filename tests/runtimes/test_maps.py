@@ -3,9 +3,9 @@ import torch
 from tiny import make_tiny
 
 from objectness.config import InputOptions
-from objectness.engines.agreement import fold_maps
 from objectness.errors import ConfigError
-from objectness.export.maps import MAP_NAMES, Maps, join_maps
+from objectness.runtimes.agreement import fold_maps
+from objectness.runtimes.maps import MAP_NAMES, Maps, join_maps
 
 
 def test_maps_are_the_networks_in_order() -> None:

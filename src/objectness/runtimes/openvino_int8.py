@@ -17,11 +17,11 @@ import torch
 
 from ..config import InputOptions
 from ..errors import ConfigError
-from ..export.maps import quiet_conversion
-from ..export.to_openvino import convert_to_openvino, open_core, save_model
 from ..images.network_input import fit_size, make_batch, resize_image
 from ..images.reading import read_image
 from ..network import RegionProposalNetwork
+from .maps import quiet_conversion
+from .openvino import convert_to_openvino, open_core, save_model
 
 ENOUGH_PHOTOS = 100  # with fewer, scales hang on what happens to be on them
 MOST_PHOTOS = 300  # more change little and take long; NNCF's usual number
