@@ -25,10 +25,11 @@ from typing import NamedTuple
 import torch
 
 import objectness
+from objectness.bulk.run import run
+from objectness.device import choose_at_once
 from objectness.images.finding import find_images
 from objectness.images.reading import read_image
-from objectness.predict import Proposer, choose_at_once
-from objectness.propose import run
+from objectness.predict import Proposer
 
 PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco" / "images"
 NUM_CALIBRATION = 200

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import objectness
+from objectness.device import choose_at_once
 from objectness.evaluation.measure import measure_proposer
-from objectness.predict import choose_at_once
 from objectness.runtimes.engine import EngineName, Precision, find_installed
 
 COCO = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco"

@@ -23,14 +23,15 @@ import torch
 from turns import take_turns
 
 import objectness
+from objectness.bulk.run import run
 from objectness.config import AnchorOptions, LabelOptions
+from objectness.device import choose_at_once
 from objectness.geometry.anchors import make_anchors
 from objectness.geometry.matching import match_grid
 from objectness.images.network_input import resize_image
 from objectness.images.reading import read_image
-from objectness.predict import Prepared, choose_at_once
+from objectness.predict import Prepared
 from objectness.proposals import Proposals
-from objectness.propose import run
 from objectness.structures import Targets
 
 PHOTOS = sorted((Path(__file__).resolve().parents[1] / "examples" / "photos").glob("*.jpg"))

@@ -33,9 +33,9 @@ WITHOUT_NETWORK = {
     "evaluation.recall",
     "evaluation.report",
     "proposal_files.record",
-    "propose",
-    "ahead",
-    "resume",
+    "bulk.run",
+    "threads",
+    "bulk.resume",
     "images.network_input",
 }
 WITHOUT_NETWORK |= {"proposal_files.convert", "pickles", "weights.hub"}

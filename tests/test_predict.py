@@ -12,14 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 import objectness
-from objectness import predict
 from objectness.config import Config, InputOptions, SelectionOptions
+from objectness.device import choose_device
 from objectness.errors import CheckpointError, ConfigError, ImageError
 from objectness.geometry.boxes import compute_iou
 from objectness.images.network_input import make_batch, resize_image
 from objectness.images.reading import read_image
 from objectness.network import RegionProposalNetwork
-from objectness.predict import Proposer, choose_at_once, choose_device, load, to_tensor
+from objectness.predict import Proposer, load, to_tensor
 from objectness.proposals import Proposals
 from objectness.structures import Output
 from objectness.weights.checkpoint import save_checkpoint
@@ -228,15 +228,6 @@ def test_images_of_a_list_are_computed_side_by_side(network: RegionProposalNetwo
         assert found.image_size == other.image_size
         torch.testing.assert_close(found.boxes, other.boxes, rtol=1e-4, atol=1e-3)
     assert two([]) == []
-
-
-def test_how_many_are_computed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert [choose_at_once(count, "cpu") for count in (0, 1, 2, 100)] == [1, 1, 2, 3]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-    assert choose_at_once(100, "cpu") == 4
-    monkeypatch.setattr(predict, "choose_device", lambda name: torch.device("cpu" if name == "cpu" else "cuda"))
-    assert [choose_at_once(100, engine=engine) for engine in ("torch", "auto", "ncnn")] == [1, 1, 4]
 
 
 def test_the_network_is_set_to_evaluation_and_its_gradients_left_alone(photo: Path) -> None:

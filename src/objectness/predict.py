@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .ahead import map_side_by_side, share_threads
+from .device import choose_device_of
 from .errors import ConfigError, ImageError
 from .evaluation.report import RecallReport
 from .geometry.roi_align import pool_features
@@ -23,12 +23,12 @@ from .proposals import Proposals
 from .runtimes.choose import make_engine
 from .runtimes.engine import EngineName, Precision
 from .structures import Output, Selection
+from .threads import map_side_by_side, share_threads
 from .weights import hub
 from .weights.checkpoint import CONFIG_FILE, MODEL_FILE, SHIPPED, save_checkpoint
 from .weights.opening import open_network
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
-MOST_AT_ONCE = 4  # by default; each image takes memory, with a ResNet-50 at 800 x 1333 px some 250 MB
 
 
 class Prepared(NamedTuple):
@@ -239,7 +239,7 @@ def load(
         ConfigError: the device is not there, or an engine that cannot take the network or the precision.
         ObjectnessError: the engine is not installed.
     """
-    chosen = _choose_device_of(engine, device)
+    chosen = choose_device_of(engine, device)
     network, notes = open_network(source)
     network.to(chosen)
     if (engine, precision) == ("torch", "float32"):
@@ -249,36 +249,6 @@ def load(
         proposer = Proposer(network, chosen, made, at_once)
     proposer.notes = notes
     return proposer
-
-
-def choose_device(device: torch.device | str = "auto") -> torch.device:
-    """The device that a name means; "auto" is the GPU where there is one.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"device {str(device)!r}: there is no such kind; pass cpu, cuda, cuda:1, ... or auto"
-        ) from error
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {device}: torch finds {torch.cuda.device_count()} CUDA devices; pass cpu or auto")
-    try:
-        torch.ones(1, device=chosen).tolist()
-    except (RuntimeError, AssertionError) as error:  # what torch says of it can be pages long
-        raise ConfigError(f"device {device}: torch cannot compute there; pass cpu or auto") from error
-    return chosen
-
-
-def choose_at_once(num_images: int, device: torch.device | str = "auto", engine: str = "torch") -> int:
-    """How many images to compute side by side, where nothing was asked for: on a CPU up to four, a core each."""
-    if _choose_device_of(engine, device).type != "cpu":
-        return 1
-    return max(1, min(MOST_AT_ONCE, torch.get_num_threads(), num_images))
 
 
 def to_tensor(image: ImageLike) -> Tensor:
@@ -306,11 +276,6 @@ def to_tensor(image: ImageLike) -> Tensor:
     if not (image.min() >= 0 and image.max() <= 1):  # NaN neither
         raise ImageError("a floating-point tensor must be in [0, 1]; this one is not: divide it by what is white")
     return (image.detach().float() * 255).round().to(torch.uint8)
-
-
-def _choose_device_of(engine: str, device: torch.device | str) -> torch.device:
-    """As `choose_device`; "auto" is the CPU for engines that compute nowhere else."""
-    return choose_device(device if engine in ("torch", "auto") or device != "auto" else "cpu")
 
 
 def _from_array(pixels: np.ndarray) -> Tensor:

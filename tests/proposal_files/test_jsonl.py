@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from objectness.bulk.run import Result, to_json_line
 from objectness.errors import AnnotationError
 from objectness.proposal_files.jsonl import read_lines, read_proposals, write_lines
 from objectness.proposal_files.record import make_image
 from objectness.proposals import Proposals
-from objectness.propose import Result, to_json_line
 
 
 def test_reads_what_propose_writes(tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ def doctor() -> int:
     """
     import torch
 
+    from ..device import choose_device
     from ..kernels.cpu.library import describe
-    from ..predict import choose_device
     from ..runtimes.cache import find_cache_folder
     from ..runtimes.engine import find_installed
     from ..runtimes.pytorch import computes_bfloat16

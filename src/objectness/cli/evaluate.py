@@ -63,11 +63,12 @@ def evaluate(
         raise ConfigError(f"--plot {plot}: must end with one of {' '.join(PLOT_SUFFIXES)}")
     if plot is not None and find_spec("matplotlib") is None:
         raise ObjectnessError("--plot needs matplotlib: pip install 'objectness[plot]'")
+    from ..device import choose_at_once
     from ..evaluation.measure import measure_proposer
     from ..evaluation.recall import measure_recall
     from ..evaluation.report import plot_recall
     from ..images.finding import find_images
-    from ..predict import choose_at_once, load
+    from ..predict import load
     from ..proposal_files.jsonl import read_proposals
     from ..proposal_files.matching import match_proposals
     from ..weights.checkpoint import SHIPPED

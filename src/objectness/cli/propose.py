@@ -15,8 +15,8 @@ from .app import EngineName, Precision, app
 from .terminal import Meter, advise, make_folder, say
 
 if TYPE_CHECKING:
+    from ..bulk.run import Result
     from ..network import RegionProposalNetwork
-    from ..propose import Result
 
 
 @app.command(sort_key=1)
@@ -67,8 +67,9 @@ def propose(
         raise ConfigError(f"--top {top}: must be at least 1")
     if not 0 <= min_score <= 1:
         raise ConfigError(f"--min-score {min_score:g}: must be in [0, 1]")
-    from .. import propose as proposing
-    from ..predict import choose_at_once, load
+    from ..bulk.run import run
+    from ..device import choose_at_once
+    from ..predict import load
 
     files = _find_images(sources, draw)
     if draw is not None:
@@ -99,7 +100,7 @@ def propose(
                     say(f"objectness: {message}")
             meter.advance(num_done)
 
-        counts = proposing.run(
+        counts = run(
             proposer.propose,
             files,
             out or sys.stdout,

@@ -145,7 +145,7 @@ def _read_run(folder: Path) -> tuple[Config, TrainOptions, dict[str, Any]]:
 @contextmanager
 def _processes(device: str) -> Iterator[tuple[str, bool]]:
     """Join the other processes if torchrun started this one; yields its device and whether it is the first."""
-    from ..predict import choose_device
+    from ..device import choose_device
 
     chosen = choose_device(device)
     if "RANK" not in os.environ:

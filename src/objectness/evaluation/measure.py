@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..ahead import map_side_by_side
 from ..data.decode import decode_record
 from ..data.records import ImageRecord
 from ..network import RegionProposalNetwork
 from ..predict import Proposer
+from ..threads import map_side_by_side
 from .recall import measure_recall
 from .report import RecallReport
 

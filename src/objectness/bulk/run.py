@@ -19,14 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from .ahead import map_ahead, share_threads
-from .errors import ConfigError, ImageError, ObjectnessError
+from ..errors import ConfigError, ImageError, ObjectnessError
+from ..threads import map_ahead, share_threads
 from .resume import open_lines, start_line
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from .proposals import Proposals
+    from ..proposals import Proposals
 
 
 Ready = TypeVar("Ready")  # what a file is made into by the threads that prepare, an image at least

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from objectness.bulk.run import NUM_PREPARING, Counts, Result, name_pictures, to_json_line
+from objectness.bulk.run import propose_files as propose_files_any
+from objectness.bulk.run import run as run_any
 from objectness.errors import ConfigError, ObjectnessError
 from objectness.images.reading import read_image
 from objectness.proposals import Proposals
-from objectness.propose import NUM_PREPARING, Counts, Result, name_pictures, to_json_line
-from objectness.propose import propose_files as propose_files_any
-from objectness.propose import run as run_any
 
 run = partial(run_any, prepare=read_image)
 propose_files = partial(propose_files_any, prepare=read_image, finish=lambda result: result)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from objectness.ahead import map_ahead
+from objectness.threads import map_ahead
 
 
 def test_results_keep_the_order_of_the_items() -> None:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 REMEDY = "pass --overwrite to begin again, or choose another --out"
 

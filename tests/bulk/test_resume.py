@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from objectness.bulk.resume import Kept, open_lines, start_line
 from objectness.errors import ConfigError
-from objectness.resume import Kept, open_lines, start_line
 
 FILES = [Path("a.jpg"), Path("b c.jpg"), Path('d"é\udcff.jpg')]
 SETTINGS = {"weights": "small", "top": 100}
