@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
     boxes: int
     ours_ms: float
-    plain_ms: float  # match_anchors, which is torch alone but for compute_iou
+    plain_ms: float  # match_anchors, in torch alone
     theirs_ms: float
     ours_kib: float
     theirs_mib: float

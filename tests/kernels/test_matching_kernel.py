@@ -223,7 +223,7 @@ def test_what_is_public_takes_the_kernel_where_it_may(variant: str, monkeypatch:
     monkeypatch.setenv(ENVIRONMENT, OFF)
     for ours, other in zip(with_kernel, match_grid(make_grid(), targets, LabelOptions()), strict=True):
         assert torch.equal(ours, other)
-    with pytest.raises(RuntimeError, match="no kernel for matching"):
+    with pytest.raises(RuntimeError, match="there is no objectness_match: kernels are switched off"):
         match(make_grid(), targets, LabelOptions())
 
 

@@ -457,5 +457,5 @@ def test_more_anchors_than_a_key_can_number() -> None:
 
 def test_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, "off")
-    with pytest.raises(RuntimeError, match="there is no kernel for selection"):
+    with pytest.raises(RuntimeError, match="there is no objectness_select: kernels are switched off"):
         call(make_case(make_grid()))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import Clamp
 from ..kernels.cpu.iou import measure_iou
-from ..kernels.cpu.library import find_library
+from ..kernels.dispatch import take
 
 MAX_LOG_SCALE = math.log(1000 / 16)  # a 16 px anchor may reach 1000 px; Detectron's cap, kept by all its successors
 ABSOLUTE_UNIT_PX = 512.0  # "absolute" boxes are coded in units of the largest anchor, so that numbers are of order 1
@@ -49,13 +49,7 @@ def compute_iou(boxes: Tensor, others: Tensor) -> Tensor:
     Returns:
         (n, m) float32 in [0, 1]; 0, not NaN, where both boxes are without area.
     """
-    ordinary = all(
-        each.device.type == "cpu" and type(each) is Tensor and not (each.requires_grad and torch.is_grad_enabled())
-        for each in (boxes, others)
-    )
-    if not ordinary or torch.compiler.is_compiling() or find_library() is None:
-        return compute_iou_plain(boxes, others)
-    return measure_iou(boxes, others)
+    return measure_iou(boxes, others) if take(boxes, others) else compute_iou_plain(boxes, others)
 
 
 def compute_iou_plain(boxes: Tensor, others: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..config import LabelOptions
-from ..kernels.cpu.library import find_library
 from ..kernels.cpu.matching import match
+from ..kernels.dispatch import take
 from ..structures import AnchorGrid, Targets
-from .boxes import compute_areas, compute_intersections, compute_iou
+from .boxes import compute_areas, compute_intersections, compute_iou_plain
 
 POSITIVE, NEGATIVE, UNUSED = 1, 0, -1
 OVERLAPS_AT_ONCE = 1 << 20  # IoUs held at a time (4 MiB), whatever the number of boxes
@@ -57,15 +57,9 @@ def match_grid(grid: AnchorGrid, targets: Targets, options: LabelOptions) -> Mat
         What `match_anchors` returns for `grid.join()`, but zeros for the boxes and IoUs of the anchors that are neither
         positive nor reach `negative_iou`.
     """
-    if _takes_kernel(grid, targets):
+    if take(*grid.levels, *targets):
         return Matches(*match(grid, targets, options))
     return match_grid_plain(grid, targets, options)
-
-
-def _takes_kernel(grid: AnchorGrid, targets: Targets) -> bool:
-    """Whether there is a kernel, and nothing but ordinary tensors on the CPU."""
-    ordinary = all(each.device.type == "cpu" and type(each) is Tensor for each in (*grid.levels, *targets))
-    return ordinary and not torch.compiler.is_compiling() and find_library() is not None
 
 
 def match_grid_plain(grid: AnchorGrid, targets: Targets, options: LabelOptions) -> Matches:
@@ -100,7 +94,7 @@ def match_anchors(anchors: Tensor, targets: Targets, options: LabelOptions) -> M
     has_iou = compute_areas(targets.boxes).isfinite()[:, None]  # (G, 1); others would make NaN of everything
     gt_boxes = torch.where(has_iou, targets.boxes, 0)
     for start in range(0, len(gt_boxes) if num_anchors else 0, step):
-        overlaps = compute_iou(gt_boxes[start : start + step], anchors)  # (step, K)
+        overlaps = compute_iou_plain(gt_boxes[start : start + step], anchors)  # (step, K)
         highest, index = overlaps.max(dim=0)
         better = highest > ious  # strictly, so that the first of equal boxes stays
         ious, boxes = torch.where(better, highest, ious), torch.where(better, index + start, boxes)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..kernels.cpu.library import find_library
 from ..kernels.cpu.nms import suppress_boxes
-from .boxes import compute_iou
+from ..kernels.dispatch import take
+from .boxes import compute_iou, compute_iou_plain
 
 BLOCK = 256  # boxes decided at a time
 EXACT_IN_FLOAT32 = (torch.float32, torch.float16, torch.bfloat16)  # of the scores' types; the others would be rounded
@@ -59,8 +59,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | No
     IoU equal to 0.1 in float32 is more than 0.1; here IoUs and threshold are float32. Its NaN scores come first.
     """
     _check(boxes, scores, iou_threshold, groups)
+    boxes, scores = boxes.detach(), scores.detach()  # positions have no gradient
     groups = None if groups is None else groups.long()
-    if not _takes_kernel(boxes, scores, groups):
+    if not take(boxes, scores, groups):
         return nms_plain(boxes, scores, iou_threshold, groups)
     if scores.dtype in EXACT_IN_FLOAT32:
         return suppress_boxes(boxes, scores, iou_threshold, groups)
@@ -80,7 +81,8 @@ def nms_plain(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tenso
 
     def find_overlaps(rows: Tensor, columns: Tensor) -> Tensor:
         """Mask (r, c) of the pairs of one group whose IoU exceeds the threshold."""
-        return (groups[rows][:, None] == groups[columns]) & (compute_iou(boxes[rows], boxes[columns]) > iou_threshold)
+        ious = compute_iou_plain(boxes[rows], boxes[columns])
+        return (groups[rows][:, None] == groups[columns]) & (ious > iou_threshold)
 
     kept = order[:0]
     for block in torch.split(torch.arange(len(boxes), device=boxes.device), BLOCK):
@@ -109,14 +111,6 @@ def keep_greedily(overlaps: Tensor) -> Tensor:
         if torch.equal(settled, keep):
             return keep
         keep = settled
-
-
-def _takes_kernel(*tensors: Tensor | None) -> bool:
-    """Whether there is a kernel, and nothing but ordinary tensors on the CPU."""
-    for each in tensors:
-        if each is not None and not (each.is_cpu and type(each) is Tensor):
-            return False
-    return not torch.compiler.is_compiling() and find_library() is not None
 
 
 def _check(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None) -> None:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..config import BoxCoding, SelectionOptions
-from ..kernels.cpu.library import find_library
 from ..kernels.cpu.selection import select
+from ..kernels.dispatch import take
 from ..structures import FIRST_LEVEL, AnchorGrid, Output, Selection, flatten_map
 from .anchors import find_nearest_anchors
-from .boxes import BOX_CODERS, MAX_LOG_SCALE, clip_boxes, compute_iou, compute_visible_shares
+from .boxes import BOX_CODERS, MAX_LOG_SCALE, clip_boxes, compute_iou_plain, compute_visible_shares
 from .nms import keep_greedily
 
 SUPPRESSION_BLOCK = 256  # boxes decided at a time; memory is this times the boxes kept
@@ -63,7 +63,7 @@ def select_proposals(
         ConfigError: OBJECTNESS_KERNELS cannot be followed (`kernels.cpu.library`).
     Source: Faster R-CNN, section 3.3; FPN, section 4.1; the article, steps 5 and 6.
     """
-    if not _takes_kernel(output, box_coding):
+    if box_coding != "deltas" or not take(*output.logits, *output.deltas, sizes):
         return select_proposals_plain(output, grid, sizes, options, keep=keep, box_coding=box_coding)
     return select(
         output,
@@ -75,15 +75,6 @@ def select_proposals(
         max_log_scale=MAX_LOG_SCALE,
         anchors=grid.options,
     )
-
-
-def _takes_kernel(output: Output, box_coding: BoxCoding) -> bool:
-    """Whether the kernel knows how to do it: one that is there, and ordinary tensors on the CPU."""
-    ordinary = all(
-        type(each) is Tensor and each.device.type == "cpu" and not each.requires_grad
-        for each in (*output.logits, *output.deltas)
-    )
-    return box_coding == "deltas" and ordinary and not torch.compiler.is_compiling() and find_library() is not None
 
 
 def select_proposals_plain(
@@ -161,7 +152,7 @@ def suppress(candidates: Selection, nms_iou: float, keep: int) -> Selection:
 def _find_overlaps(candidates: Selection, rows: Tensor, columns: Tensor, nms_iou: float) -> Tensor:
     """Mask (r, c) of the pairs of one level whose IoU exceeds the threshold."""
     same_level = candidates.levels[rows][:, None] == candidates.levels[columns][None, :]
-    return same_level & (compute_iou(candidates.boxes[rows], candidates.boxes[columns]) > nms_iou)
+    return same_level & (compute_iou_plain(candidates.boxes[rows], candidates.boxes[columns]) > nms_iou)
 
 
 def _take_best_per_level(

@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from .library import choose_variant, find_library, get_pointer
+from .library import choose_variant, get_function, get_pointer
 
 ARGUMENTS = (  # of objectness_iou
     ctypes.c_int,
@@ -32,13 +32,9 @@ def measure_iou(boxes: Tensor, others: Tensor) -> Tensor:
         ValueError: another shape, or another device than the CPU.
         RuntimeError: no kernel was built, or they are switched off.
     """
-    library, variant = find_library(), choose_variant()
-    if library is None:
-        raise RuntimeError("there is no kernel for the IoU; library.describe() says why")
+    compute = get_function("objectness_iou", ARGUMENTS, None)
     boxes, others = boxes.float().contiguous(), others.float().contiguous()
     pointers = get_pointer("boxes", boxes, (None, 4)), get_pointer("others", others, (None, 4))
     ious = torch.empty(len(boxes), len(others))
-    function = library.objectness_iou
-    function.argtypes, function.restype = ARGUMENTS, None
-    function(variant, pointers[0], len(boxes), pointers[1], len(others), ious.data_ptr())
+    compute(choose_variant(), pointers[0], len(boxes), pointers[1], len(others), ious.data_ptr())
     return ious

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,6 +58,24 @@ def choose_variant() -> int:
     if variant > best:
         raise ConfigError(f"{ENVIRONMENT}={wanted}: this processor can run {VARIANTS[best]} at best; set that or none")
     return variant
+
+
+def get_function(name: str, arguments: tuple[type, ...], result: type | None = ctypes.c_int64) -> Callable[..., Any]:
+    """An exported function, ready to be called.
+
+    Args:
+        name: what the library calls it.
+        arguments: the ctypes of what it takes.
+        result: the ctype of what it returns; None if it returns nothing.
+
+    Raises:
+        ConfigError: OBJECTNESS_KERNELS has an unknown value.
+        RuntimeError: no kernel was built, or they are switched off.
+    """
+    library = find_library()
+    if library is None:
+        raise RuntimeError(f"there is no {name}: {describe()}")
+    return _declare(library, name, arguments, result)
 
 
 def describe() -> str:
@@ -128,6 +146,14 @@ def _read_environment() -> str | None:
     if value is not None and value not in (OFF, *VARIANTS):
         raise ConfigError(f"{ENVIRONMENT}={value} is none of {', '.join((OFF, *VARIANTS))}")
     return value
+
+
+@cache
+def _declare(library: ctypes.CDLL, name: str, arguments: tuple[type, ...], result: type | None) -> Callable[..., Any]:
+    """A function with its types; remembered, since of a hundred boxes a call takes a few microseconds."""
+    function = library[name]
+    function.argtypes, function.restype = arguments, result
+    return function
 
 
 @cache

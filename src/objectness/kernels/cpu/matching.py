@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...config import LabelOptions
 from ...structures import Targets
-from .library import check_result, choose_variant, find_library, get_pointer
+from .library import check_result, choose_variant, get_function, get_pointer
 
 if TYPE_CHECKING:
     from ...structures import AnchorGrid
@@ -71,9 +71,7 @@ def match(grid: AnchorGrid, targets: Targets, options: LabelOptions) -> tuple[Te
         MemoryError: there is no room for the boxes.
         RuntimeError: no kernel was built, or they are switched off.
     """
-    library, variant = find_library(), choose_variant()
-    if library is None:
-        raise RuntimeError("there is no kernel for matching; library.describe() says why")
+    fill = get_function("objectness_match", ARGUMENTS)
     num_shapes = len(grid.options.ratios)
     levels = (_Level * len(grid.levels))(*(_describe_level(grid, i, num_shapes) for i in range(len(grid.levels))))
     boxes, crowds = (each.detach().float().contiguous() for each in targets)
@@ -83,11 +81,9 @@ def match(grid: AnchorGrid, targets: Targets, options: LabelOptions) -> tuple[Te
     labels = torch.empty(num_anchors, dtype=torch.int8)
     matched, ious = torch.zeros(num_anchors, dtype=torch.int64), torch.zeros(num_anchors)
     packed = _Options(len(levels), num_shapes, options.positive_iou, options.negative_iou, options.crowd_share)
-    function = library.objectness_match
-    function.argtypes, function.restype = ARGUMENTS, ctypes.c_int64
     check_result(
-        function(
-            variant,
+        fill(
+            choose_variant(),
             packed,
             levels,
             box_pointer,

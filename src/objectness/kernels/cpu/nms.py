@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
 
-from .library import check_result, choose_variant, find_library, get_pointer
+from .library import check_result, choose_variant, get_function, get_pointer
 
 MOST_BOXES = 2**31 - 1  # a candidate's position has 32 bits
 HALVES = (torch.float16, torch.bfloat16)  # float32 holds all of their values
@@ -41,9 +39,7 @@ def suppress_boxes(boxes: Tensor, scores: Tensor | None, iou_threshold: float, g
         MemoryError: there is no room for the boxes.
         RuntimeError: no kernel was built, or they are switched off.
     """
-    library, variant = find_library(), choose_variant()
-    if library is None:
-        raise RuntimeError("there is no kernel for suppression; library.describe() says why")
+    suppress = get_function("objectness_nms", ARGUMENTS)
     count = len(boxes)
     if count > MOST_BOXES:
         raise ValueError(f"{count} boxes; a kernel can count {MOST_BOXES}")
@@ -59,15 +55,7 @@ def suppress_boxes(boxes: Tensor, scores: Tensor | None, iou_threshold: float, g
     kept = torch.empty(count, dtype=torch.int64)
     if count == 0:
         return kept
-    number = _get_function(library)(
-        variant, box_pointer, score_pointer, group_pointer, count, iou_threshold, kept.data_ptr()
+    number = suppress(
+        choose_variant(), box_pointer, score_pointer, group_pointer, count, iou_threshold, kept.data_ptr()
     )
     return kept[: check_result(number)]
-
-
-@cache
-def _get_function(library: ctypes.CDLL) -> Callable[..., int]:
-    """Its objectness_nms; remembered, since of a hundred boxes a call takes a few microseconds."""
-    function = library.objectness_nms
-    function.argtypes, function.restype = ARGUMENTS, ctypes.c_int64
-    return function

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...config import AnchorOptions, SelectionOptions
 from ...structures import FIRST_LEVEL, Output, Selection
-from .library import check_result, check_tensor, choose_variant, find_library, get_pointer
+from .library import check_result, check_tensor, choose_variant, get_function, get_pointer
 
 MOST_ANCHORS = 2**32  # of one level: a position has 32 bits beside its logit
 
@@ -109,9 +109,7 @@ def select(
         MemoryError: there is no room for the candidates.
         RuntimeError: no kernel was built, or they are switched off.
     """
-    library, variant = find_library(), choose_variant()
-    if library is None:
-        raise RuntimeError("there is no kernel for selection; library.describe() says why")
+    choose, variant = get_function("objectness_select", ARGUMENTS), choose_variant()
     if len(output.logits) != len(output.deltas):
         raise ValueError(f"{len(output.logits)} levels of logits and {len(output.deltas)} of deltas: need as many")
     maps = [(logits.float(), deltas.float()) for logits, deltas in zip(output.logits, output.deltas, strict=True)]
@@ -136,13 +134,11 @@ def select(
         log_sizes=logs and logs[0].data_ptr(),
         log_ratios=logs and logs[1].data_ptr(),
     )
-    function = library.objectness_select
-    function.argtypes, function.restype = ARGUMENTS, ctypes.c_int64
     selections = []
     for image, (height, width) in enumerate(sizes.tolist()):
         room = Selection(torch.empty(most, 4), torch.empty(most), torch.empty(most, dtype=torch.int64))
         pointers = [tensor.data_ptr() for tensor in room]
-        count = check_result(function(variant, packed, levels, image, height, width, *pointers))
+        count = check_result(choose(variant, packed, levels, image, height, width, *pointers))
         selections.append(Selection(*(tensor[:count] for tensor in room)))
     return selections
 
