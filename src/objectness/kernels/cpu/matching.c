@@ -17,12 +17,13 @@
 
    Nothing of size anchors x boxes is ever held. Source: Faster R-CNN, section 3.1.2. */
 
-#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "boxes.h"
+#include "memory.h"
 #include "native.h"
 
 enum { POSITIVE = 1, NEGATIVE = 0, UNUSED = -1 }; /* of matching.py */
@@ -49,16 +50,11 @@ typedef struct {
 
 /* One shape of one level. Its anchors are `width` x `height`, and no edge is further than `error` from its place. */
 typedef struct {
-    float corners[4];
+    Box corners; /* around the origin */
     const Level *level;
     int64_t first; /* position of its anchor in cell (0, 0) */
     double width, height, min_area, error;
 } Shape;
-
-/* Boxes, coordinate by coordinate; those that there are not are zeros. */
-typedef struct {
-    float x1[LANES], y1[LANES], x2[LANES], y2[LANES], areas[LANES];
-} Block;
 
 /* Cells, first and last included; empty if last < first. */
 typedef struct {
@@ -77,51 +73,32 @@ typedef struct {
 
     Shape *shapes;
     int64_t num_shapes; /* of all levels */
-    Block *blocks;
+    Columns columns;    /* the boxes again; beyond the last there are zeros up to whole LANES */
 } Task;
-
-static float smaller(float a, float b) { return a < b ? a : b; }
-static float larger(float a, float b) { return a > b ? a : b; }
-
-/* Keeps NaN, as torch.clamp does. */
-static float at_least(float value, float limit) { return value < limit ? limit : value; }
-
-static float compute_area(const float *box) { return at_least(box[2] - box[0], 0) * at_least(box[3] - box[1], 0); }
 
 #define LOOPS "matching_loops.h"
 #include "each_variant.h"
 
-static void (*const measure_columns[])(int, int, float, const float *, const float *, float *, float *) =
+static void (*const measure_columns[])(int, int, float, Box, Box, float *, float *) =
     VARIANTS(measure_columns);
 static int (*const measure_row[])(const float *, const float *, int, float, float, float, float, float *) =
     VARIANTS(measure_row);
 static void (*const find_crowded[])(const float *, const float *, int, float, float, float, int32_t *) =
     VARIANTS(find_crowded);
-static const Block *(*const find_better[])(const Block *, const Block *, const float *, float, float *) =
-    VARIANTS(find_better);
+static int64_t (*const find_better[])(const Columns *, int64_t, int64_t, Box, float, float *) = VARIANTS(find_better);
 
 /* Anchors */
 
-static void place_shape(const Shape *shape, int row, int column, float *anchor)
+static Box place_shape(const Shape *shape, int row, int column)
 {
     const float x = (float)column * shape->level->stride_x, y = (float)row * shape->level->stride_y;
-    anchor[0] = x + shape->corners[0];
-    anchor[1] = y + shape->corners[1];
-    anchor[2] = x + shape->corners[2];
-    anchor[3] = y + shape->corners[3];
+    const Box corners = shape->corners;
+    return (Box){x + corners.x1, y + corners.y1, x + corners.x2, y + corners.y2};
 }
 
 static int64_t find_position(const Task *task, const Shape *shape, int row, int column)
 {
     return shape->first + (row * shape->level->width + column) * task->options->num_shapes;
-}
-
-static float compute_iou(const float *box, const float *anchor)
-{
-    const float width = at_least(smaller(box[2], anchor[2]) - larger(box[0], anchor[0]), 0);
-    const float height = at_least(smaller(box[3], anchor[3]) - larger(box[1], anchor[1]), 0);
-    const float intersection = width * height;
-    return intersection / at_least((compute_area(box) + compute_area(anchor)) - intersection, FLT_MIN);
 }
 
 /* List the shapes that can overlap anything; returns how many anchors there are. */
@@ -131,9 +108,8 @@ static int64_t list_shapes(Task *task, const Level *levels)
     for (const Level *level = levels; level < levels + task->options->num_levels; level++) {
         const int64_t num_cells = level->height * level->width;
         for (int64_t i = 0; i < task->options->num_shapes && num_cells; i++) {
-            Shape shape = {.level = level, .first = first + i};
-            memcpy(shape.corners, level->shapes + 4 * i, sizeof shape.corners);
-            const double x1 = shape.corners[0], y1 = shape.corners[1], x2 = shape.corners[2], y2 = shape.corners[3];
+            Shape shape = {.level = level, .first = first + i, .corners = read_box(level->shapes, i)};
+            const double x1 = shape.corners.x1, y1 = shape.corners.y1, x2 = shape.corners.x2, y2 = shape.corners.y2;
             const double right = (double)level->width * level->stride_x;
             const double bottom = (double)level->height * level->stride_y;
             shape.error = SLACK * (fmax(right, bottom) + fmax(fmax(fabs(x1), fabs(y1)), fmax(fabs(x2), fabs(y2))));
@@ -162,27 +138,28 @@ static void find_cells(double low, double high, double stride, int64_t count, in
 }
 
 /* The cells where an anchor of this shape can share `shared` px^2 with a box. */
-static Window find_window(const Shape *shape, const float *box, double shared)
+static Window find_window(const Shape *shape, Box box, double shared)
 {
-    const double width = fmin((double)box[2] - box[0], shape->width + 2 * shape->error);
-    const double height = fmin((double)box[3] - box[1], shape->height + 2 * shape->error);
+    const double width = fmin((double)box.x2 - box.x1, shape->width + 2 * shape->error);
+    const double height = fmin((double)box.y2 - box.y1, shape->height + 2 * shape->error);
     const double shared_width = shared > 0 ? shared * (1 - SLACK) / height : 0;
     const double shared_height = shared > 0 ? shared * (1 - SLACK) / width : 0;
     Window window = {0, -1, 0, -1};
     if (shared_width > width * (1 + SLACK) || shared_height > height * (1 + SLACK))
         return window;
     const Level *level = shape->level;
-    find_cells((double)box[0] - shape->corners[2] + shared_width - shape->error,
-               (double)box[2] - shape->corners[0] - shared_width + shape->error, level->stride_x, level->width,
+    const Box corners = shape->corners;
+    find_cells((double)box.x1 - corners.x2 + shared_width - shape->error,
+               (double)box.x2 - corners.x1 - shared_width + shape->error, level->stride_x, level->width,
                &window.first_column, &window.last_column);
-    find_cells((double)box[1] - shape->corners[3] + shared_height - shape->error,
-               (double)box[3] - shape->corners[1] - shared_height + shape->error, level->stride_y, level->height,
+    find_cells((double)box.y1 - corners.y2 + shared_height - shape->error,
+               (double)box.y2 - corners.y1 - shared_height + shape->error, level->stride_y, level->height,
                &window.first_row, &window.last_row);
     return window;
 }
 
 /* Where the IoU of a box with a shape can reach `least`; at 0, where they can overlap. */
-static Window find_iou_window(const Shape *shape, const float *box, float area, float least)
+static Window find_iou_window(const Shape *shape, Box box, float area, float least)
 {
     const double iou = least > TINY ? least * (1 - SLACK) : 0;
     const double shared = iou / (1 + iou) * (area + shape->min_area);
@@ -192,15 +169,18 @@ static Window find_iou_window(const Shape *shape, const float *box, float area, 
 /* Boxes */
 
 /* The box of highest IoU with an anchor, the first of equals, written down. */
-static void match_anchor(Task *task, int64_t position, const float *anchor)
+static void match_anchor(Task *task, int64_t position, Box anchor)
 {
     float ious[LANES], best = 0;
-    const Block *block = task->blocks, *const last = block + (task->num_boxes + LANES - 1) / LANES;
-    for (; (block = find_better[task->variant](block, last, anchor, best, ious)) < last; block++) {
+    const int64_t last = task->num_boxes;
+    for (int64_t first = 0; first < last; first += LANES) {
+        first = find_better[task->variant](&task->columns, first, last, anchor, best, ious);
+        if (first >= last)
+            break;
         for (int i = 0; i < LANES; i++) {
             if (ious[i] > best) {
                 best = ious[i];
-                task->matched[position] = (block - task->blocks) * LANES + i;
+                task->matched[position] = first + i;
             }
         }
     }
@@ -221,21 +201,21 @@ static void offer_box(Task *task, int64_t index, int64_t position, float iou)
 }
 
 /* Step 1. */
-static float guess_best(const Task *task, const float *box, float area)
+static float guess_best(const Task *task, Box box, float area)
 {
-    float best = 0, anchor[4];
+    float best = 0;
     for (const Shape *shape = task->shapes; shape < task->shapes + task->num_shapes; shape++) {
         const Level *level = shape->level;
-        const double width = fmin((double)box[2] - box[0], shape->width);
-        const double height = fmin((double)box[3] - box[1], shape->height), shared = width * height;
+        const double width = fmin((double)box.x2 - box.x1, shape->width);
+        const double height = fmin((double)box.y2 - box.y1, shape->height), shared = width * height;
         if (shared < best * (area + shape->min_area - shared))
             continue;
-        const double x = ((double)box[0] + box[2] - shape->corners[0] - shape->corners[2]) / 2;
-        const double y = ((double)box[1] + box[3] - shape->corners[1] - shape->corners[3]) / 2;
+        const double x = ((double)box.x1 + box.x2 - shape->corners.x1 - shape->corners.x2) / 2;
+        const double y = ((double)box.y1 + box.y2 - shape->corners.y1 - shape->corners.y2) / 2;
         const double column = fmin(fmax(rint(x / level->stride_x), 0), (double)level->width - 1);
         const double row = fmin(fmax(rint(y / level->stride_y), 0), (double)level->height - 1);
-        place_shape(shape, (int)row, (int)column, anchor);
-        best = larger(compute_iou(box, anchor), best);
+        const Box anchor = place_shape(shape, (int)row, (int)column);
+        best = larger(compute_iou(box, area, anchor, compute_area(anchor)), best);
     }
     return best;
 }
@@ -262,11 +242,8 @@ static void visit_row(Task *task, Visit *visit, const Shape *shape, int row, int
                 offer_box(task, visit->index, position, ious[i]);
         } else {
             task->labels[position] = POSITIVE;
-            if (task->ious[position] == 0) {
-                float anchor[4];
-                place_shape(shape, row, first_column + i, anchor);
-                match_anchor(task, position, anchor);
-            }
+            if (task->ious[position] == 0)
+                match_anchor(task, position, place_shape(shape, row, first_column + i));
         }
     }
 }
@@ -275,17 +252,18 @@ static int round_up(int count) { return (count + LANES - 1) / LANES * LANES; }
 
 static void visit_shape(Task *task, Visit *visit, const Shape *shape)
 {
-    const float *box = task->boxes + 4 * visit->index, area = compute_area(box);
+    const Box box = read_box(task->boxes, visit->index);
+    const float area = compute_area(box);
     const Window window = find_iou_window(shape, box, area, visit->least);
-    float widths[COLUMNS], overlaps[COLUMNS], ious[COLUMNS], anchor[4];
+    float widths[COLUMNS], overlaps[COLUMNS], ious[COLUMNS];
     for (int column = window.first_column; column <= window.last_column; column += COLUMNS) {
         const int left = window.last_column + 1 - column, count = left < COLUMNS ? left : COLUMNS;
         measure_columns[task->variant](column, round_up(count), shape->level->stride_x, shape->corners, box, widths,
                                        overlaps);
         for (int row = window.first_row; row <= window.last_row; row++) {
-            place_shape(shape, row, column, anchor);
-            const float height = at_least(anchor[3] - anchor[1], 0);
-            const float overlap = at_least(smaller(box[3], anchor[3]) - larger(box[1], anchor[1]), 0);
+            const Box anchor = place_shape(shape, row, column);
+            const float height = at_least(anchor.y2 - anchor.y1, 0);
+            const float overlap = at_least(smaller(box.y2, anchor.y2) - larger(box.y1, anchor.y1), 0);
             if (measure_row[task->variant](widths, overlaps, round_up(count), height, overlap, area, visit->least,
                                            ious))
                 visit_row(task, visit, shape, row, column, count, ious);
@@ -295,8 +273,9 @@ static void visit_shape(Task *task, Visit *visit, const Shape *shape)
 
 static void match_box(Task *task, int64_t index)
 {
-    const float *box = task->boxes + 4 * index, area = compute_area(box);
-    if (!(area > 0 && area <= FLT_MAX)) /* it overlaps nothing */
+    const Box box = read_box(task->boxes, index);
+    const float area = compute_area(box);
+    if (is_idle(area))
         return;
     const float guess = guess_best(task, box, area), least = task->options->negative_iou;
     Visit visit = {.index = index, .best = guess, .least = smaller(guess, least), .finds_best = 1};
@@ -315,27 +294,37 @@ static void match_box(Task *task, int64_t index)
 /* Crowds */
 
 /* Take the anchors that lie in a crowd region from the negatives. */
-static void spare_crowd(Task *task, const float *crowd, const Shape *shape)
+static void spare_crowd(Task *task, Box crowd, const Shape *shape)
 {
     const float share = task->options->crowd_share;
     const double shared = share * (1 - SLACK) * shape->min_area;
     const Window window = find_window(shape, crowd, shared > TINY ? shared : 0);
-    float widths[COLUMNS], overlaps[COLUMNS], anchor[4];
+    float widths[COLUMNS], overlaps[COLUMNS];
     int32_t crowded[COLUMNS];
     for (int column = window.first_column; column <= window.last_column; column += COLUMNS) {
         const int left = window.last_column + 1 - column, count = left < COLUMNS ? left : COLUMNS;
         measure_columns[task->variant](column, round_up(count), shape->level->stride_x, shape->corners, crowd, widths,
                                        overlaps);
         for (int row = window.first_row; row <= window.last_row; row++) {
-            place_shape(shape, row, column, anchor);
-            const float height = at_least(anchor[3] - anchor[1], 0);
-            const float overlap = at_least(smaller(crowd[3], anchor[3]) - larger(crowd[1], anchor[1]), 0);
+            const Box anchor = place_shape(shape, row, column);
+            const float height = at_least(anchor.y2 - anchor.y1, 0);
+            const float overlap = at_least(smaller(crowd.y2, anchor.y2) - larger(crowd.y1, anchor.y1), 0);
             find_crowded[task->variant](widths, overlaps, round_up(count), height, overlap, share, crowded);
             int8_t *labels = task->labels + find_position(task, shape, row, column);
             for (int i = 0; i < count; i++, labels += task->options->num_shapes)
                 *labels = crowded[i] && *labels == NEGATIVE ? UNUSED : *labels;
         }
     }
+}
+
+/* Room for everything that a call needs; returns its size in bytes, never 0. */
+static size_t carve_task(Task *task, char *memory)
+{
+    const int64_t num_shapes = task->options->num_levels * task->options->num_shapes;
+    size_t used = 0;
+    task->shapes = carve(memory, &used, num_shapes, sizeof *task->shapes);
+    task->columns = carve_columns(memory, &used, task->num_boxes + LANES);
+    return used;
 }
 
 /* Labels (K,), matched boxes (K,) and IoUs (K,) of the anchors of a grid; the last two come as zeros.
@@ -354,21 +343,12 @@ EXPORT int64_t objectness_match(int variant, const Options *options, const Level
         .ious = ious,
         .variant = variant,
     };
-    task.shapes = calloc((size_t)(options->num_levels * options->num_shapes) + 1, sizeof *task.shapes);
-    task.blocks = calloc((size_t)num_boxes / LANES + 1, sizeof *task.blocks);
-    if (!task.shapes || !task.blocks) {
-        free(task.shapes);
-        free(task.blocks);
+    char *memory = calloc(1, carve_task(&task, NULL));
+    if (!memory)
         return ERROR_MEMORY;
-    }
-    for (int64_t i = 0; i < num_boxes; i++) {
-        Block *block = task.blocks + i / LANES;
-        block->x1[i % LANES] = boxes[4 * i];
-        block->y1[i % LANES] = boxes[4 * i + 1];
-        block->x2[i % LANES] = boxes[4 * i + 2];
-        block->y2[i % LANES] = boxes[4 * i + 3];
-        block->areas[i % LANES] = compute_area(boxes + 4 * i);
-    }
+    carve_task(&task, memory);
+    for (int64_t i = 0; i < num_boxes; i++)
+        put_box(&task.columns, i, read_box(boxes, i));
     const int64_t num_anchors = list_shapes(&task, levels);
     const int without = options->positive_iou <= 0 ? POSITIVE : options->negative_iou <= 0 ? UNUSED : NEGATIVE;
     if (num_anchors) /* without any, there may be no memory either */
@@ -376,12 +356,11 @@ EXPORT int64_t objectness_match(int variant, const Options *options, const Level
     for (int64_t i = 0; i < num_boxes; i++)
         match_box(&task, i);
     for (int64_t i = 0; i < num_crowds; i++) {
-        const float *crowd = crowds + 4 * i;
-        if (crowd[2] > crowd[0] && crowd[3] > crowd[1]) /* NaN fails, too */
+        const Box crowd = read_box(crowds, i);
+        if (crowd.x2 > crowd.x1 && crowd.y2 > crowd.y1) /* NaN fails, too */
             for (Shape *shape = task.shapes; shape < task.shapes + task.num_shapes; shape++)
                 spare_crowd(&task, crowd, shape);
     }
-    free(task.shapes);
-    free(task.blocks);
+    free(memory);
     return 0;
 }

@@ -2,14 +2,13 @@
    blocks of LANES: what they are given has room for it. */
 
 /* How wide the anchors of a shape are at `count` columns from `first` on, and how wide they overlap a box. */
-static void NAME(measure_columns)(int first, int count, float stride, const float *shape, const float *box,
+static void NAME(measure_columns)(int first, int count, float stride, Box shape, Box box,
                                   float *restrict widths, float *restrict overlaps)
 {
-    const float left = shape[0], right = shape[2], box_left = box[0], box_right = box[2];
     for (int i = 0; i < count; i++) {
-        const float x = (float)(first + i) * stride, x1 = x + left, x2 = x + right;
+        const float x = (float)(first + i) * stride, x1 = x + shape.x1, x2 = x + shape.x2;
         widths[i] = at_least(x2 - x1, 0);
-        overlaps[i] = at_least(smaller(box_right, x2) - larger(box_left, x1), 0);
+        overlaps[i] = at_least(smaller(box.x2, x2) - larger(box.x1, x1), 0);
     }
 }
 
@@ -19,8 +18,7 @@ static int NAME(measure_row)(const float *widths, const float *overlaps, int cou
 {
     int any = 0;
     for (int i = 0; i < count; i++) {
-        const float intersection = overlaps[i] * overlap;
-        ious[i] = intersection / at_least((area + widths[i] * height) - intersection, FLT_MIN);
+        ious[i] = divide_by_union(overlaps[i] * overlap, area, widths[i] * height);
         any |= ious[i] >= least;
     }
     return any;
@@ -34,22 +32,22 @@ static void NAME(find_crowded)(const float *widths, const float *overlaps, int c
         crowded[i] = overlaps[i] * overlap > share * (widths[i] * height);
 }
 
-/* The first block, from `block` on, with a box whose IoU with the anchor exceeds `best`, and its IoUs; or `last`. */
-static const Block *NAME(find_better)(const Block *block, const Block *last, const float *anchor, float best,
-                                      float *restrict ious)
+/* The first of the boxes first, first + LANES, ... where it, or one of the next LANES - 1, has an IoU with the anchor
+   beyond `best`, and the IoUs of these LANES; `last` or more where there is none. */
+static int64_t NAME(find_better)(const Columns *boxes, int64_t first, int64_t last, Box anchor, float best,
+                                 float *restrict ious)
 {
-    const float x1 = anchor[0], y1 = anchor[1], x2 = anchor[2], y2 = anchor[3], area = compute_area(anchor);
-    for (; block < last; block++) {
+    const float area = compute_area(anchor);
+    int64_t start = first;
+    for (; start < last; start += LANES) {
+        const Columns columns = skip_boxes(boxes, start);
         int any = 0;
         for (int i = 0; i < LANES; i++) {
-            const float width = at_least(smaller(block->x2[i], x2) - larger(block->x1[i], x1), 0);
-            const float height = at_least(smaller(block->y2[i], y2) - larger(block->y1[i], y1), 0);
-            const float intersection = width * height;
-            ious[i] = intersection / at_least((block->areas[i] + area) - intersection, FLT_MIN);
+            ious[i] = compute_iou(get_box(&columns, i), columns.areas[i], anchor, area);
             any |= ious[i] > best;
         }
         if (any)
             break;
     }
-    return block;
+    return start;
 }

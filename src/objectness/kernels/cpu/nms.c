@@ -12,35 +12,34 @@
    slots is zeros, or in the slots behind it some other bin's boxes, which do no harm either.
 
    A pair is first compared by multiplication, several at once and a little loosely; what passes is decided by the
-   arithmetic of boxes.compute_iou, true division in float32. */
+   arithmetic of boxes.compute_iou, true division in float32.
+
+   The caller's tensors may change under our hands, since ctypes lets other threads run. What is kept may then be
+   anything, but no value is an index before it has been checked: a box is read once for each decision. */
 
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
+#include "boxes.h"
+#include "memory.h"
 #include "native.h"
+#include "radix.h"
 
 enum {
     LANES = 16,   /* kept boxes that are compared at once */
     FEW = 512,    /* up to so many boxes kept, bins would cost more than they save */
-    DIGITS = 256, /* of a radix sort */
     MIN_OCTAVE = -150, MAX_OCTAVE = 129, /* of the sides that float32 can have, and one more */
 };
 
 #define LOW_THRESHOLD 0.2f /* from here on boxes are alike enough for bins */
 #define SLACK 1e-5         /* relative; the rounding of float32 is 6e-8, as areas that it rounds worse have no IoU */
 
-/* The boxes kept, coordinate by coordinate, bin by bin, and which candidate each of them is. */
+/* Where boxes are kept, bin by bin. */
 typedef struct {
-    float *x1, *y1, *x2, *y2, *areas;
-    int64_t *indices;
-} Kept;
-
-/* Where boxes are kept. */
-typedef struct {
-    Kept kept;
+    Columns kept;
+    int64_t *indices;        /* which candidate each of them is */
     int64_t *starts, *fills; /* (mask + 1,) first slot and boxes kept, of each bin */
     int32_t *bins;           /* (n,) of each candidate; NULL where there is one bin alone */
     uint64_t mask;           /* a power of two less one */
@@ -58,69 +57,31 @@ typedef struct {
     int variant;
 } Task;
 
-/* A candidate on its way through the sort. */
-typedef struct {
-    uint32_t key, index;
-} Candidate;
-
-static float smaller(float a, float b) { return a < b ? a : b; }
-static float larger(float a, float b) { return a > b ? a : b; }
-
-/* Keeps NaN, as torch.clamp does. */
-static float at_least(float value, float limit) { return value < limit ? limit : value; }
-
-static float compute_area(const float *box) { return at_least(box[2] - box[0], 0) * at_least(box[3] - box[1], 0); }
-
-/* Without area, infinite, or not a number: such a box overlaps nothing. */
-static int is_idle(float area) { return !(area > 0 && area <= FLT_MAX); }
-
 #define LOOPS "nms_loops.h"
 #include "each_variant.h"
 
-static int64_t (*const find_overlap[])(const Kept *, int64_t, int64_t, const float *, float, float) =
-    VARIANTS(find_overlap);
+static int64_t (*const find_overlap[])(const Columns *, int64_t, int64_t, Box, float, float) = VARIANTS(find_overlap);
 
 /* Order */
 
-/* An integer that grows as the score falls; the same for 0 and -0, and for NaN and -inf. */
-static uint32_t make_key(float score)
+/* Positions by falling score, equal ones in their order, NaN as -inf; in the lower halves of what it returns, which is
+   one of two rooms of n keys each. */
+static const uint64_t *sort_scores(const float *scores, int64_t n, uint64_t *keys, uint64_t *scratch)
 {
-    const float value = isnan(score) ? -INFINITY : score + 0.0f;
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
-}
-
-/* Sort by falling score, equal ones in their order; by radix, least digit first. Returns `candidates` or `scratch`. */
-static Candidate *sort_scores(const float *scores, int64_t n, Candidate *candidates, Candidate *scratch)
-{
-    uint32_t counts[sizeof(uint32_t)][DIGITS] = {{0}};
     for (int64_t i = 0; i < n; i++) {
-        candidates[i] = (Candidate){scores ? make_key(scores[i]) : 0, (uint32_t)i};
-        for (size_t digit = 0; digit < sizeof(uint32_t); digit++)
-            counts[digit][candidates[i].key >> 8 * digit & 0xff]++;
+        const float score = scores ? scores[i] : 0;
+        keys[i] = make_key(isnan(score) ? -INFINITY : score, i);
     }
-    for (size_t digit = 0; digit < sizeof(uint32_t); digit++) {
-        uint32_t *places = counts[digit], sum = 0;
-        if (places[candidates[0].key >> 8 * digit & 0xff] == (uint32_t)n)
-            continue; /* all have the same */
-        for (int i = 0; i < DIGITS; i++) {
-            const uint32_t first = sum;
-            sum += places[i];
-            places[i] = first;
-        }
-        for (int64_t i = 0; i < n; i++)
-            scratch[places[candidates[i].key >> 8 * digit & 0xff]++] = candidates[i];
-        Candidate *const swapped = candidates;
-        candidates = scratch;
-        scratch = swapped;
-    }
-    return candidates;
+    sort_keys(&keys, &scratch, n, VALUE_DIGIT); /* positions rise already */
+    return keys;
 }
 
 /* Bins */
 
-static double get_longer_side(const float *box) { return larger(box[2] - box[0], box[3] - box[1]); }
+static double get_longer_side(Box box) { return larger(box.x2 - box.x1, box.y2 - box.y1); }
+
+static double get_centre_x(Box box) { return ((double)box.x1 + box.x2) / 2; }
+static double get_centre_y(Box box) { return ((double)box.y1 + box.y2) / 2; }
 
 /* The cells of an octave are this long: more than the sides of its boxes. */
 static double get_cells_per_px(int octave) { return ldexp(1.0, -(octave + 1)); }
@@ -141,51 +102,37 @@ static int64_t find_bin(const Store *store, int64_t group, int octave, int64_t x
 /* The bin that a box would be kept in. */
 static int64_t choose_bin(const Task *task, const Store *store, int64_t index)
 {
-    const float *box = task->boxes + 4 * index;
+    const Box box = read_box(task->boxes, index);
     if (task->likeness == 0 || is_idle(compute_area(box)))
         return find_bin(store, get_group(task, index), 0, 0, 0);
     const int octave = ilogb(get_longer_side(box));
     const double cells_per_px = get_cells_per_px(octave);
-    const int64_t x = find_cell(((double)box[0] + box[2]) / 2, cells_per_px);
-    const int64_t y = find_cell(((double)box[1] + box[3]) / 2, cells_per_px);
+    const int64_t x = find_cell(get_centre_x(box), cells_per_px), y = find_cell(get_centre_y(box), cells_per_px);
     return find_bin(store, get_group(task, index), octave, x, y);
 }
 
 static void keep_box(const Task *task, Store *store, int64_t index)
 {
-    const float *box = task->boxes + 4 * index, area = compute_area(box);
-    if (is_idle(area))
+    const Box box = read_box(task->boxes, index);
+    if (is_idle(compute_area(box)))
         return;
     const int64_t bin = store->bins ? store->bins[index] : 0, slot = store->starts[bin] + store->fills[bin]++;
-    store->kept.x1[slot] = box[0];
-    store->kept.y1[slot] = box[1];
-    store->kept.x2[slot] = box[2];
-    store->kept.y2[slot] = box[3];
-    store->kept.areas[slot] = area;
-    store->kept.indices[slot] = index;
+    put_box(&store->kept, slot, box);
+    store->indices[slot] = index;
     store->octaves[ilogb(get_longer_side(box)) - MIN_OCTAVE]++;
 }
 
 /* Decisions */
 
-/* Whether the IoU of a candidate with the box in a slot exceeds the threshold: boxes.compute_iou. */
-static int overlaps(const Kept *kept, int64_t slot, const float *box, float area, float threshold)
+static int is_suppressed_in_bin(const Task *task, const Store *store, int64_t bin, int64_t index, Box box)
 {
-    const float width = at_least(smaller(box[2], kept->x2[slot]) - larger(box[0], kept->x1[slot]), 0);
-    const float height = at_least(smaller(box[3], kept->y2[slot]) - larger(box[1], kept->y1[slot]), 0);
-    const float intersection = width * height;
-    return intersection / at_least((area + kept->areas[slot]) - intersection, FLT_MIN) > threshold;
-}
-
-static int is_suppressed_in_bin(const Task *task, const Store *store, int64_t bin, int64_t index, float area)
-{
-    const float *box = task->boxes + 4 * index;
+    const float area = compute_area(box);
     const int64_t last = store->starts[bin] + store->fills[bin];
     int64_t slot = store->starts[bin];
     while ((slot = find_overlap[task->variant](&store->kept, slot, last, box, area, task->low)) < last) {
         for (const int64_t end = slot + LANES < last ? slot + LANES : last; slot < end; slot++)
-            if (overlaps(&store->kept, slot, box, area, task->threshold) &&
-                get_group(task, store->kept.indices[slot]) == get_group(task, index))
+            if (compute_iou(box, area, get_box(&store->kept, slot), store->kept.areas[slot]) > task->threshold &&
+                get_group(task, store->indices[slot]) == get_group(task, index))
                 return 1;
     }
     return 0;
@@ -202,16 +149,16 @@ static double get_reach(double side, double longest, double likeness)
 
 static int is_suppressed(const Task *task, const Store *store, int64_t index)
 {
-    const float *box = task->boxes + 4 * index, area = compute_area(box);
-    if (is_idle(area))
+    const Box box = read_box(task->boxes, index);
+    if (is_idle(compute_area(box)))
         return 0;
     const int64_t own = store->bins ? store->bins[index] : 0;
-    if (is_suppressed_in_bin(task, store, own, index, area)) /* the likeliest first */
+    if (is_suppressed_in_bin(task, store, own, index, box)) /* the likeliest first */
         return 1;
     if (!store->bins || task->likeness == 0)
         return 0;
-    const double width = box[2] - box[0], height = box[3] - box[1], side = get_longer_side(box);
-    const double x = ((double)box[0] + box[2]) / 2, y = ((double)box[1] + box[3]) / 2;
+    const double width = box.x2 - box.x1, height = box.y2 - box.y1, side = get_longer_side(box);
+    const double x = get_centre_x(box), y = get_centre_y(box);
     const int last_octave = (int)fmin(ilogb(side / task->likeness), MAX_OCTAVE);
     for (int octave = (int)fmax(ilogb(side * task->likeness), MIN_OCTAVE); octave <= last_octave; octave++) {
         if (store->octaves[octave - MIN_OCTAVE] == 0)
@@ -224,7 +171,7 @@ static int is_suppressed(const Task *task, const Store *store, int64_t index)
         for (int64_t row = find_cell(y - reach_y, cells_per_px); row <= last_row; row++)
             for (int64_t column = find_cell(x - reach_x, cells_per_px); column <= last_column; column++) {
                 const int64_t bin = find_bin(store, get_group(task, index), octave, column, row);
-                if (bin != own && store->fills[bin] && is_suppressed_in_bin(task, store, bin, index, area))
+                if (bin != own && store->fills[bin] && is_suppressed_in_bin(task, store, bin, index, box))
                     return 1;
             }
     }
@@ -233,25 +180,13 @@ static int is_suppressed(const Task *task, const Store *store, int64_t index)
 
 /* Memory */
 
-/* The next `count` items of a block; without a block, only the room that they take is added up. */
-static void *carve(char *memory, size_t *used, int64_t count, size_t size)
-{
-    void *part = memory ? memory + *used : NULL;
-    *used += ((size_t)count * size + 63) / 64 * 64;
-    return part;
-}
-
 /* Everything of a store with room for so many boxes, in one block; returns the size of this in bytes. */
 static size_t carve_store(Store *store, int64_t room, int64_t num_binned, char *memory)
 {
     const int64_t num_bins = (int64_t)store->mask + 1;
     size_t used = 0;
-    store->kept.x1 = carve(memory, &used, room + LANES, sizeof(float));
-    store->kept.y1 = carve(memory, &used, room + LANES, sizeof(float));
-    store->kept.x2 = carve(memory, &used, room + LANES, sizeof(float));
-    store->kept.y2 = carve(memory, &used, room + LANES, sizeof(float));
-    store->kept.areas = carve(memory, &used, room + LANES, sizeof(float));
-    store->kept.indices = carve(memory, &used, room, sizeof(int64_t));
+    store->kept = carve_columns(memory, &used, room + LANES);
+    store->indices = carve(memory, &used, room, sizeof(int64_t));
     store->starts = carve(memory, &used, num_bins, sizeof(int64_t));
     store->fills = carve(memory, &used, num_bins, sizeof(int64_t));
     store->bins = num_binned ? carve(memory, &used, num_binned, sizeof(int32_t)) : NULL;
@@ -293,7 +228,7 @@ static int open_bins(const Task *task, Store *store, const int64_t *kept, int64_
 }
 
 /* Decide candidates one after the other. Returns how many were kept, or ERROR_MEMORY. */
-static int64_t suppress(const Task *task, const Candidate *sorted, Store *store, int64_t *kept)
+static int64_t suppress(const Task *task, const uint64_t *sorted, Store *store, int64_t *kept)
 {
     const int has_bins = task->likeness > 0 || task->groups;
     if (open_store(store, has_bins && task->n > FEW ? FEW : task->n))
@@ -302,9 +237,10 @@ static int64_t suppress(const Task *task, const Candidate *sorted, Store *store,
     for (int64_t i = 0; i < task->n; i++) {
         if (count == FEW && has_bins && !store->bins && open_bins(task, store, kept, count))
             return ERROR_MEMORY;
-        if (!is_suppressed(task, store, sorted[i].index)) {
-            keep_box(task, store, sorted[i].index);
-            kept[count++] = sorted[i].index;
+        const int64_t index = get_position(sorted[i]);
+        if (!is_suppressed(task, store, index)) {
+            keep_box(task, store, index);
+            kept[count++] = index;
         }
     }
     return count;
@@ -326,12 +262,12 @@ EXPORT int64_t objectness_nms(int variant, const float *boxes, const float *scor
         .likeness = threshold >= LOW_THRESHOLD ? threshold * (1 - SLACK) : 0,
         .variant = variant,
     };
-    Candidate *candidates = malloc(2 * (size_t)n * sizeof *candidates);
-    if (!candidates)
+    uint64_t *keys = malloc(2 * (size_t)n * sizeof *keys);
+    if (!keys)
         return ERROR_MEMORY;
     Store store;
-    const int64_t count = suppress(&task, sort_scores(scores, n, candidates, candidates + n), &store, kept);
+    const int64_t count = suppress(&task, sort_scores(scores, n, keys, keys + n), &store, kept);
     free(store.memory);
-    free(candidates);
+    free(keys);
     return count;
 }

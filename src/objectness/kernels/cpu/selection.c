@@ -23,14 +23,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "boxes.h"
+#include "memory.h"
 #include "native.h"
+#include "radix.h"
 
 enum {
     BLOCK = 32,      /* logits or boxes that a loop decides at once */
     SEGMENT = 1024,  /* logits that are read at once; a multiple of BLOCK */
     SLACK = 4096,    /* a collection has room for per_level and this, or for twice per_level */
     SAMPLE = 1024,   /* logits that a bar is guessed from; less than SLACK */
-    DIGITS = 256,    /* of a radix sort */
 };
 
 /* What a logit must reach at least: -inf and NaN do not. */
@@ -65,13 +67,9 @@ typedef struct {
     int64_t row, column;
 } Cell;
 
+/* The boxes kept of one level; beyond `count` there are zeros up to a whole BLOCK. */
 typedef struct {
-    float x1, y1, x2, y2;
-} Box;
-
-/* The boxes kept of one level, coordinate by coordinate; beyond `count` there are zeros up to a whole BLOCK. */
-typedef struct {
-    float *x1, *y1, *x2, *y2, *areas;
+    Columns boxes;
     int64_t count;
 } Kept;
 
@@ -99,37 +97,8 @@ typedef struct {
     int variant;
 } Task;
 
-static float smaller(float a, float b) { return a < b ? a : b; }
-static float larger(float a, float b) { return a > b ? a : b; }
 static int64_t smaller_count(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t larger_count(int64_t a, int64_t b) { return a > b ? a : b; }
-
-/* Both keep NaN, as torch.clamp does. */
-static float at_least(float value, float limit) { return value < limit ? limit : value; }
-static float at_most(float value, float limit) { return value > limit ? limit : value; }
-
-static float compute_area(Box box) { return at_least(box.x2 - box.x1, 0) * at_least(box.y2 - box.y1, 0); }
-
-/* An integer that grows as the logit falls and, among equal logits, as the anchor's position grows. */
-static uint64_t make_key(float logit, int64_t position)
-{
-    const float value = logit + 0.0f; /* -0 is 0 */
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    bits = bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
-    return (uint64_t)bits << 32 | (uint64_t)position;
-}
-
-static float get_logit(uint64_t key)
-{
-    uint32_t bits = (uint32_t)(key >> 32);
-    bits = bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
-    float logit;
-    memcpy(&logit, &bits, sizeof logit);
-    return logit;
-}
-
-static int64_t get_position(uint64_t key) { return (int64_t)(key & 0xffffffffu); }
 
 #define LOOPS "selection_loops.h"
 #include "each_variant.h"
@@ -253,40 +222,13 @@ static void read_segment(const Task *task, const Level *level, int64_t shape, in
 
 /* The best of a level */
 
-/* Sort by radix, least digit first; digits that all keys share cost nothing. */
-static void sort_keys(uint64_t *keys, uint64_t *scratch, int64_t count)
-{
-    uint32_t counts[sizeof *keys][DIGITS] = {{0}};
-    uint64_t *from = keys, *to = scratch;
-    for (int64_t i = 0; i < count; i++)
-        for (size_t digit = 0; digit < sizeof *keys; digit++)
-            counts[digit][keys[i] >> 8 * digit & 0xff]++;
-    for (size_t digit = 0; digit < sizeof *keys; digit++) {
-        uint32_t *places = counts[digit], sum = 0;
-        if (count == 0 || places[keys[0] >> 8 * digit & 0xff] == (uint32_t)count)
-            continue;
-        for (int i = 0; i < DIGITS; i++) {
-            const uint32_t first = sum;
-            sum += places[i];
-            places[i] = first;
-        }
-        for (int64_t i = 0; i < count; i++)
-            to[places[from[i] >> 8 * digit & 0xff]++] = from[i];
-        uint64_t *const swapped = from;
-        from = to;
-        to = swapped;
-    }
-    if (from != keys)
-        memcpy(keys, from, (size_t)count * sizeof *keys);
-}
-
 /* Sort what was collected and keep the best; from now on a logit must reach the worst of them. */
 static void cut(Collection *collection, int64_t most)
 {
-    sort_keys(collection->keys, collection->scratch, collection->count);
+    sort_keys(&collection->keys, &collection->scratch, collection->count, 0);
     if (collection->count >= most) {
         collection->count = most;
-        collection->least = get_logit(collection->keys[most - 1]);
+        collection->least = get_value(collection->keys[most - 1]);
     }
 }
 
@@ -304,8 +246,8 @@ static float guess_least(const Task *task, const Level *level, int64_t most, Col
         read_segment(task, level, position % num_shapes, position / num_shapes, 1, &logit);
         collection->keys[i] = make_key(logit >= LOWEST ? logit : LOWEST, 0);
     }
-    sort_keys(collection->keys, collection->scratch, SAMPLE);
-    return get_logit(collection->keys[(int)rank]);
+    sort_keys(&collection->keys, &collection->scratch, SAMPLE, 0);
+    return get_value(collection->keys[(int)rank]);
 }
 
 /* Collect, of the logits that reach `least`, the best `most` of a level, sorted. */
@@ -352,16 +294,6 @@ static Queue *find_best_queue(Queue *queues, int64_t count)
     return best; /* of equal logits the finest level's */
 }
 
-static void keep_box(Kept *kept, Box box)
-{
-    kept->x1[kept->count] = box.x1;
-    kept->y1[kept->count] = box.y1;
-    kept->x2[kept->count] = box.x2;
-    kept->y2[kept->count] = box.y2;
-    kept->areas[kept->count] = compute_area(box);
-    kept->count++;
-}
-
 /* Walk the queues together, best first, and write down what nothing better of its own level suppresses. */
 static int64_t suppress(const Task *task, Queue *queues, float *boxes, float *logits, int64_t *levels)
 {
@@ -378,9 +310,9 @@ static int64_t suppress(const Task *task, Queue *queues, float *boxes, float *lo
         Box box = decode(task, level, position % options->num_shapes, cell);
         if (!correct_border(task, &box) || is_suppressed[task->variant](&queue->kept, box, options->nms_iou))
             continue;
-        keep_box(&queue->kept, box);
+        put_box(&queue->kept.boxes, queue->kept.count++, box);
         memcpy(boxes + 4 * count, &box, sizeof box);
-        logits[count] = get_logit(key);
+        logits[count] = get_value(key);
         levels[count] = options->first_level + index;
         count++;
     }
@@ -388,26 +320,6 @@ static int64_t suppress(const Task *task, Queue *queues, float *boxes, float *lo
 }
 
 /* Memory */
-
-/* The next `count` items of a block; without a block, only the room that they take is added up. */
-static void *carve(char *memory, size_t *used, int64_t count, size_t size)
-{
-    void *part = memory ? memory + *used : NULL;
-    *used += ((size_t)count * size + 63) / 64 * 64;
-    return part;
-}
-
-static Kept carve_kept(char *memory, size_t *used, int64_t count)
-{
-    const int64_t room = (count + BLOCK - 1) / BLOCK * BLOCK;
-    return (Kept){
-        .x1 = carve(memory, used, room, sizeof(float)),
-        .y1 = carve(memory, used, room, sizeof(float)),
-        .x2 = carve(memory, used, room, sizeof(float)),
-        .y2 = carve(memory, used, room, sizeof(float)),
-        .areas = carve(memory, used, room, sizeof(float)),
-    };
-}
 
 static int64_t count_best(const Options *options, const Level *level)
 {
@@ -425,9 +337,10 @@ static size_t carve_all(const Task *task, char *memory, Queue **queues, Collecti
     for (int64_t i = 0; i < options->num_levels; i++) {
         const int64_t best = count_best(options, task->levels + i);
         uint64_t *keys = carve(memory, &used, best, sizeof *keys);
-        const Kept kept = carve_kept(memory, &used, smaller_count(best, options->keep));
+        const int64_t blocks = (smaller_count(best, options->keep) + BLOCK - 1) / BLOCK;
+        const Columns kept = carve_columns(memory, &used, blocks * BLOCK);
         if (memory)
-            all[i] = (Queue){.keys = keys, .kept = kept};
+            all[i] = (Queue){.keys = keys, .kept = {.boxes = kept}};
         capacity = larger_count(capacity, smaller_count(best + larger_count(best, SLACK),
                                                         count_anchors(options, task->levels + i)));
     }

@@ -40,16 +40,10 @@ static int NAME(is_suppressed)(const Kept *kept, Box box, float nms_iou)
 {
     const float area = compute_area(box);
     for (int64_t start = 0; start < kept->count; start += BLOCK) {
-        const float *x1 = kept->x1 + start, *y1 = kept->y1 + start, *x2 = kept->x2 + start, *y2 = kept->y2 + start;
-        const float *areas = kept->areas + start;
+        const Columns columns = skip_boxes(&kept->boxes, start);
         int any = 0;
-        for (int i = 0; i < BLOCK; i++) {
-            const float width = at_least(smaller(box.x2, x2[i]) - larger(box.x1, x1[i]), 0);
-            const float height = at_least(smaller(box.y2, y2[i]) - larger(box.y1, y1[i]), 0);
-            const float intersection = width * height;
-            const float joined = at_least((area + areas[i]) - intersection, FLT_MIN);
-            any |= intersection / joined > nms_iou;
-        }
+        for (int i = 0; i < BLOCK; i++)
+            any |= compute_iou(box, area, get_box(&columns, i), columns.areas[i]) > nms_iou;
         if (any)
             return 1;
     }
