@@ -74,4 +74,6 @@ def flatten_maps(maps: Sequence[Tensor], values: int) -> Tensor:
 
 def flatten_map(level: Tensor, values: int) -> Tensor:
     """One level's (N, A * values, H, W) as (N, H * W * A, values): row by row, cell by cell, shape by shape."""
-    return level.permute(0, 2, 3, 1).reshape(len(level), -1, values)  # (N, H, W, A * values) first
+    num_images, channels, height, width = level.shape
+    rows = level.permute(0, 2, 3, 1)  # (N, H, W, A * values)
+    return rows.reshape(num_images, height * width * channels // values, values)  # N may be 0, so that -1 is no answer

@@ -1,6 +1,9 @@
 """The suppression kernel keeps what `nms_plain` keeps, in its order, on every input and in every variant."""
 
 import math
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from objectness.geometry.boxes import compute_iou_plain
 from objectness.geometry.nms import nms_plain, sort_scores
-from objectness.kernels.cpu.library import ENVIRONMENT, OFF, VARIANTS, choose_variant, describe, find_library
+from objectness.kernels.cpu.library import ENVIRONMENT, FOLDER, OFF, VARIANTS, choose_variant, describe, find_library
 from objectness.kernels.cpu.nms import suppress_boxes
 
 pytestmark = pytest.mark.skipif(find_library() is None, reason=describe())
@@ -190,6 +193,23 @@ def test_any_strides_and_types(variant: str) -> None:
     assert not every_second[1].is_contiguous()
     assert torch.equal(suppress_boxes(every_second[0], every_second[1], 0.4, every_second[2]), expected)
     assert torch.equal(boxes, make_boxes("lattice", 60, seed=1))  # nothing is written into
+
+
+def test_boxes_that_another_thread_writes_into(variant: str, tmp_path: Path) -> None:
+    """They may give anything, but a value that changed after it was checked never becomes an index."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no gcc")
+    program = tmp_path / "changing"
+    flags = ["-std=c11", "-O1", "-g", "-ffp-contract=off", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    sources = [Path(__file__).parent / "changing.c", f"-I{FOLDER}", "-lm", "-o", program]
+    if subprocess.run([compiler, *flags, *sources], capture_output=True).returncode:
+        pytest.skip("gcc cannot build with sanitizers here")
+    process = subprocess.run([program, str(VARIANTS.index(variant))], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    numbers = [int(line) for line in process.stdout.split()]
+    assert len(numbers) == 20
+    assert min(numbers) > 512  # so that bins were used
 
 
 def test_wrong_tensors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

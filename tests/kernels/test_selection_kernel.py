@@ -217,7 +217,17 @@ def test_an_empty_level_is_nobodys_nearest(variant: str) -> None:
 
 
 def test_no_images(variant: str) -> None:
-    assert run_kernel(make_case(make_grid(), num_images=0), SelectionOptions()) == []
+    case = make_case(make_grid(), num_images=0)
+    assert run_kernel(case, SelectionOptions()) == []
+    assert select_proposals_plain(*case, SelectionOptions()) == []
+
+
+@pytest.mark.parametrize("size", [(math.nan, 160.0), (128.0, math.nan), (math.nan, math.nan)])
+def test_an_image_whose_size_is_no_number_has_no_proposals(variant: str, size: tuple[float, float]) -> None:
+    case = make_case(make_grid(), num_images=2)._replace(sizes=torch.tensor([size, (128.0, 160.0)]))
+    none, some = check(case)
+    assert len(none.boxes) == 0
+    assert len(some.boxes) > 0
 
 
 def test_keep_in_place_of_the_options(variant: str) -> None:

@@ -356,10 +356,13 @@ static size_t carve_all(const Task *task, char *memory, Queue **queues, Collecti
 /* The proposals of one image of a batch.
 
    boxes (most, 4), logits (most,) and levels (most,) have room for as many proposals as there can be: `most` is keep,
-   or the best of all levels where these are fewer. Returns how many there are, best first, or ERROR_MEMORY. */
+   or the best of all levels where these are fewer. Returns how many there are, best first, or ERROR_MEMORY. An image
+   whose size is not a number has none: nothing can be clipped to it. */
 EXPORT int64_t objectness_select(int variant, const Options *options, const Level *levels, int64_t image, float height,
                                  float width, float *boxes, float *logits, int64_t *numbers)
 {
+    if (isnan(height) || isnan(width))
+        return 0;
     const Task task = {options, levels, image, height, width, variant};
     Queue *queues;
     Collection *collection;
