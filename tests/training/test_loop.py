@@ -81,12 +81,14 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path, records):
     assert read_weights(tmp_path) == before
 
 
+TESTS = [str(folder) for folder in Path(__file__).parents[:2]]  # where other processes find `synthetic` and this file
+
 KILLED = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from synthetic import SMALL, make_records
-from test_train import QUICK
+from test_loop import QUICK
 from objectness.training.loop import train
 train(SMALL, QUICK, make_records(Path({photos!r}), 8), Path({run!r}), resume=True,
       on_progress=lambda progress: print(progress.step, flush=True))
@@ -97,7 +99,7 @@ train(SMALL, QUICK, make_records(Path({photos!r}), 8), Path({run!r}), resume=Tru
 def test_survives_being_killed(tmp_path, records):
     """SIGKILL at whatever the run is doing when its second line of progress appears, then on to the same weights."""
     run = tmp_path / "killed"
-    code = KILLED.format(tests=str(Path(__file__).parents[1]), photos=str(tmp_path / "photos"), run=str(run))
+    code = KILLED.format(tests=TESTS, photos=str(tmp_path / "photos"), run=str(run))
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
     process.stdout.readline()
@@ -115,10 +117,10 @@ PROCESS = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 import torch.distributed as dist
 from synthetic import SMALL, make_records
-from test_train import QUICK
+from test_loop import QUICK
 from objectness.training.loop import train
 dist.init_process_group("gloo", init_method="file://{store}", rank=int(sys.argv[1]), world_size=2)
 records = make_records(Path({photos!r}) / sys.argv[1], 8)
@@ -131,9 +133,7 @@ dist.destroy_process_group()
 def test_two_processes_lose_what_one_loses(tmp_path, records):
     """Two gloo processes with half of each step are one process with all of it: loss by loss, and in the weights."""
     run = tmp_path / "two"
-    code = PROCESS.format(
-        tests=str(Path(__file__).parents[1]), store=tmp_path / "store", photos=str(tmp_path / "photos"), run=str(run)
-    )
+    code = PROCESS.format(tests=TESTS, store=tmp_path / "store", photos=str(tmp_path / "photos"), run=str(run))
     processes = [subprocess.Popen([sys.executable, "-c", code, str(rank)]) for rank in range(2)]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
     train(SMALL, replace(QUICK, log_every=1), records, tmp_path / "one", validation=records[:2])
