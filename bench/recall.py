@@ -31,7 +31,7 @@ class Truth(NamedTuple):
 
     boxes: Floats
     areas: Floats
-    crowd: NDArray[np.bool_]
+    ignore: NDArray[np.bool_]
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def build_cocoeval(truths: list[Truth], proposals: list[tuple[Floats, Floats]]) 
     annotations = [
         {"image_id": image, "bbox": box, "area": float(area), "iscrowd": int(crowd)}
         for image, truth in enumerate(truths)
-        for box, area, crowd in zip(to_xywh(truth.boxes), truth.areas, truth.crowd, strict=True)
+        for box, area, crowd in zip(to_xywh(truth.boxes), truth.areas, truth.ignore, strict=True)
     ]
     results = [
         {"image_id": image, "bbox": box, "area": box[2] * box[3], "score": float(score)}

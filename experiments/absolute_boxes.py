@@ -83,8 +83,8 @@ def format_row(coding: str, proposer: Proposer, records: Sequence[ImageRecord]) 
 
 
 def get_objects(record: ImageRecord) -> Floats:
-    """The annotated boxes (G, 4) that are not crowds."""
-    boxes: Floats = record.boxes[~record.crowd]
+    """The annotated boxes (G, 4) that are not ignored."""
+    boxes: Floats = record.boxes[~record.ignore]
     return boxes
 
 

@@ -192,7 +192,7 @@ def test_everything_learns() -> None:
 def test_images_without_boxes_train(objectness_loss: str) -> None:
     network = make_network(Config(**{**vars(SMALL), "objectness_loss": objectness_loss})).train()
     batch, (first, _) = make_two()
-    only_crowd = Targets(NO_BOXES, first.crowds)
+    only_crowd = Targets(NO_BOXES, first.ignored)
     losses = network.sum_losses(network(batch.images), batch, [Targets(NO_BOXES, NO_BOXES), only_crowd], seeds=[0, 0])
     assert losses.num_sampled == 64
     assert losses.num_positive == losses.box == 0

@@ -124,7 +124,7 @@ class LabelOptions:
     Attributes:
         positive_iou: An anchor with at least this IoU with a box is positive (Faster R-CNN section 3.1.2).
         negative_iou: One with less than this with every box is negative.
-        crowd_share: One with more than this share of its area in a crowd region is no negative.
+        crowd_share: One with more than this share of its area in an ignored region, such as a crowd, is not negative.
         anchors_per_image: Sampled in each step (Faster R-CNN section 3.1.3).
         positive_share: Of the sampled anchors, at most; negatives fill up.
     """

@@ -43,7 +43,12 @@ class Targets(NamedTuple):
     """Ground truth of one image, in the input frame."""
 
     boxes: Tensor  # (G, 4) float32 xyxy, px, with positive width and height
-    crowds: Tensor  # (any, 4) float32 xyxy, px: regions of many objects, neither positive nor negative
+    ignored: Tensor  # (any, 4) float32 xyxy, px: regions in which nothing is known, neither positive nor negative
+
+    @property
+    def crowds(self) -> Tensor:
+        """`ignored`, under its first name: crowds were all that was ignored."""
+        return self.ignored
 
 
 class Selection(NamedTuple):

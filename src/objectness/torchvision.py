@@ -92,9 +92,11 @@ class RPN(nn.Module):
             return boxes, {}
         if targets is None:
             raise TrainingError("training needs targets: call the model with images and targets, or model.eval() first")
-        no_crowds = sizes.new_zeros(0, 4)  # torchvision knows none
+        nothing_ignored = sizes.new_zeros(0, 4)  # torchvision ignores nothing
         seeds = torch.randint(2**62, (len(boxes),)).tolist()
-        sums = network.sum_losses(output, batch, [Targets(each["boxes"].float(), no_crowds) for each in targets], seeds)
+        sums = network.sum_losses(
+            output, batch, [Targets(each["boxes"].float(), nothing_ignored) for each in targets], seeds
+        )
         num_sampled = sums.num_sampled.clamp(min=1)
         return boxes, {"loss_objectness": sums.objectness / num_sampled, "loss_rpn_box_reg": sums.box / num_sampled}
 

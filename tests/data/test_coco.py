@@ -37,7 +37,7 @@ def test_by_hand(folder):
     assert (record.height, record.width) == (100, 200)
     assert record.boxes.tolist() == [[10, 20, 40.5, 60], [0, 0, 2, 3]]  # 10 + 30.5 = 40.5, 20 + 40 = 60
     assert record.areas.tolist() == [900.5, 6]
-    assert record.crowd.tolist() == [False, True]
+    assert record.ignore.tolist() == [False, True]
 
 
 def test_image_without_boxes_is_ordinary(folder):
@@ -250,7 +250,7 @@ def test_no_bytes_escape_as_another_error(tmp_path_factory, content):
 def test_real_coco(shared_data, file, counts):
     dataset = read_dataset(shared_data / file)
     boxes = sum(len(record.boxes) for record in dataset.records)
-    assert (len(dataset.records), boxes, sum(record.crowd.sum() for record in dataset.records)) == counts
+    assert (len(dataset.records), boxes, sum(record.ignore.sum() for record in dataset.records)) == counts
     assert dataset.notes == ()
 
 

@@ -32,19 +32,20 @@ def test_boxes_come_to_their_images_in_the_order_of_the_file():
     dataset = assemble("set", Found(make_images((9, 9), (9, 9), (9, 9)), boxes), Faults(skip_bad=False))
     assert [record.boxes[:, 0].tolist() for record in dataset.records] == [[1, 3], [], [0, 2]]
     assert [record.boxes.shape for record in dataset.records] == [(2, 4), (0, 4), (2, 4)]
-    assert dataset.records[1].areas.shape == dataset.records[1].crowd.shape == (0,)
+    assert dataset.records[1].areas.shape == dataset.records[1].ignore.shape == (0,)
 
 
 def test_types_are_those_promised():
     for record in take().records + take((1, 2, 3, 4)).records:
-        assert (record.boxes.dtype, record.areas.dtype, record.crowd.dtype) == (np.float64, np.float64, np.bool_)
+        assert (record.boxes.dtype, record.areas.dtype, record.ignore.dtype) == (np.float64, np.float64, np.bool_)
 
 
 def test_areas_are_the_annotations_or_the_clipped_boxs():
     boxes = [FoundBox("", 0, (-1, 2, 3, 4)), FoundBox("", 0, (1, 2, 3, 4), area=1.5, crowd=True)]
     (record,) = assemble("set", Found(make_images((10, 10)), boxes), Faults(skip_bad=False)).records
     assert record.areas.tolist() == [6, 1.5]  # (3 - 0) x (4 - 2) = 6
-    assert record.crowd.tolist() == [False, True]
+    assert record.ignore.tolist() == [False, True]
+    assert record.crowd is record.ignore  # its first name
 
 
 def test_rounding_is_clipped_silently_and_more_with_a_note():

@@ -39,7 +39,7 @@ def test_by_hand(tmp_path):
     # Pixels 1..200 reach from edge 0 to edge 200; pixel 11 alone, from 10 to 11.
     assert record.boxes.tolist() == [[0, 0, 200, 100], [10, 20.5, 11, 30]]
     assert record.areas.tolist() == [20000, 9.5]
-    assert not record.crowd.any()
+    assert not record.ignore.any()
 
 
 def test_zero_based_boxes_are_clipped_silently(tmp_path):

@@ -39,7 +39,7 @@ def test_by_hand(tmp_path):
     # (0.5 -+ 0.1) x 200 = 80, 120; (0.5 -+ 0.2) x 100 = 30, 70.  (0.125 -+ 0.125) x 200 = 0, 50; 0, 50
     assert record.boxes.ravel().tolist() == pytest.approx([80, 30, 120, 70, 0, 0, 50, 50])
     assert record.areas.tolist() == pytest.approx([1600, 2500])
-    assert not record.crowd.any()
+    assert not record.ignore.any()
 
 
 def test_polygons_give_their_bounding_box(tmp_path):

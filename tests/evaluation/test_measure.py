@@ -41,6 +41,6 @@ def test_measure_network_refuses_boxes_of_another_size(
     network: RegionProposalNetwork, photo_records: tuple[ImageRecord, ...]
 ) -> None:
     first = photo_records[0]
-    other = ImageRecord(first.path, first.file, 1, 100, 100, first.boxes, first.areas, first.crowd)
+    other = ImageRecord(first.path, first.file, 1, 100, 100, first.boxes, first.areas, first.ignore)
     with pytest.raises(AnnotationError, match="do not belong together"):
         measure_network(network, [other])

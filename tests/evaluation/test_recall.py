@@ -2,6 +2,7 @@ import contextlib
 import io
 import json
 import sys
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,14 +20,14 @@ from objectness.evaluation.report import DEFINITION, plot_recall
 class Truth(NamedTuple):
     boxes: np.ndarray
     areas: np.ndarray
-    crowd: np.ndarray
+    ignore: np.ndarray
 
 
-def make_truth(boxes, areas=None, crowd=None):
+def make_truth(boxes, areas=None, ignore=None):
     boxes = np.array(boxes, dtype=np.float64).reshape(-1, 4)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) if areas is None else np.array(areas, dtype=np.float64)
-    crowd = np.zeros(len(boxes), dtype=bool) if crowd is None else np.array(crowd, dtype=bool)
-    return Truth(boxes, areas, crowd)
+    ignore = np.zeros(len(boxes), dtype=bool) if ignore is None else np.array(ignore, dtype=bool)
+    return Truth(boxes, areas, ignore)
 
 
 def make_falling(boxes):
@@ -85,15 +86,22 @@ def test_equal_scores_keep_their_order():
 
 
 def test_crowds_are_neither_found_nor_missed():
-    truth = make_truth([[0, 0, 10, 10], [20, 0, 40, 20]], crowd=[False, True])
+    truth = make_truth([[0, 0, 10, 10], [20, 0, 40, 20]], ignore=[False, True])
     report = measure_recall([truth], [([[20, 0, 40, 20], [0, 0, 10, 10]], [0.9, 0.8])])
     assert report.num_boxes["all"] == 1
     assert report.average_recall(10) == 1
 
 
+def test_the_mask_of_ignored_boxes_may_have_its_first_name():
+    truth = make_truth([[0, 0, 10, 10], [20, 0, 40, 20]], ignore=[False, True])
+    older = SimpleNamespace(boxes=truth.boxes, areas=truth.areas, crowd=truth.ignore)
+    proposals = [([[0, 0, 10, 10]], [0.8])]
+    assert measure_recall([older], proposals).to_dict() == measure_recall([truth], proposals).to_dict()
+
+
 def test_a_crowd_takes_no_proposal_from_a_box():
     # The crowd is the proposal itself (IoU 1), the box overlaps it by 0.6 only, and is found nevertheless.
-    truth = make_truth([[0, 0, 10, 6], [0, 0, 10, 10]], crowd=[False, True])
+    truth = make_truth([[0, 0, 10, 6], [0, 0, 10, 10]], ignore=[False, True])
     report = measure_recall([truth], [([[0, 0, 10, 10]], [1.0])])
     assert report.recall_by_iou(10).tolist() == [1, 1, 1] + [0] * 7
 
@@ -148,7 +156,7 @@ def test_images_without_proposals_are_missed_and_images_without_boxes_do_not_mat
 
 @pytest.mark.parametrize(
     ("truths", "proposals"),
-    [([], []), ([make_truth([])], [NOTHING]), ([make_truth([[0, 0, 5, 5]], crowd=[True])], [([[0, 0, 5, 5]], [1.0])])],
+    [([], []), ([make_truth([])], [NOTHING]), ([make_truth([[0, 0, 5, 5]], ignore=[True])], [([[0, 0, 5, 5]], [1.0])])],
     ids=["no image", "no box", "only a crowd"],
 )
 def test_without_a_box_there_is_no_recall(truths, proposals):
@@ -199,7 +207,7 @@ def measure_with_pycocotools(truths, proposals, tops=TOPS, gt_xywh=None):
     annotations = [
         {"image_id": image, "bbox": box, "area": float(area), "iscrowd": int(crowd)}
         for image, truth in enumerate(truths)
-        for box, area, crowd in zip(gt_xywh[image], truth.areas, truth.crowd, strict=True)
+        for box, area, crowd in zip(gt_xywh[image], truth.areas, truth.ignore, strict=True)
     ]
     results = [
         {"image_id": image, "bbox": box, "area": box[2] * box[3], "score": float(score)}
@@ -263,7 +271,7 @@ def test_equals_pycocotools_on_equal_overlaps():
     for _ in range(400):
         x1, x2 = rng.integers(0, 5, 9), rng.integers(6, 11, 9)
         boxes = np.stack([x1, np.zeros(9), x2, np.full(9, 10)], axis=1)
-        truths.append(make_truth(boxes[:4], crowd=rng.random(4) < 0.1))
+        truths.append(make_truth(boxes[:4], ignore=rng.random(4) < 0.1))
         proposals.append((boxes[4:], rng.integers(0, 3, 5) / 2))
     assert_equals_pycocotools(truths, proposals, tops=(1, 2, 3, 5))
 
@@ -331,7 +339,7 @@ def test_equals_pycocotools_on_real_boxes(coco_val):
     for index, truth in enumerate(truths):
         guesses = np.concatenate([jitter(rng, truth.boxes, 60), rng.uniform(0, 448, (20, 4))])[: 80 - index % 3 * 40]
         proposals.append((guesses.astype(np.float32), rng.random(len(guesses)).astype(np.float32)))
-    assert any(truth.crowd.any() for truth in truths)
+    assert any(truth.ignore.any() for truth in truths)
     report = assert_equals_pycocotools(truths, proposals, tops=(5, 10, 30, 100), gt_xywh=xywh)
     assert min(report.num_boxes.values()) > 50
     assert 0 < report.average_recall(5) < report.average_recall(30) < 1
@@ -458,7 +466,7 @@ BOX = [[0, 0, 10, 10]]
         ([make_truth([])], [([[0, 0, np.inf, 10]], [0.1])], "image 0, proposals: 1 numbers are NaN or infinite"),
         ([make_truth(BOX, areas=[np.nan])], [NOTHING], "image 0, areas: 1 numbers are NaN or infinite"),
         ([make_truth(BOX, areas=[1, 2])], [NOTHING], r"image 0: 1 ground-truth boxes, but areas of shape \(2,\)"),
-        ([make_truth(BOX, crowd=[])], [NOTHING], r"crowd of shape \(0,\); give one of each"),
+        ([make_truth(BOX, ignore=[])], [NOTHING], r"ignore of shape \(0,\); give one of each"),
     ],
 )
 def test_input_that_does_not_fit_is_named(truths, proposals, message):

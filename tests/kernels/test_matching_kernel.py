@@ -231,7 +231,7 @@ def test_wrong_tensors_are_refused() -> None:
     grid, boxes = make_grid(), torch.rand(3, 4)
     with pytest.raises(ValueError, match=r"targets.boxes has the shape \(3, 5\); a kernel needs \(any, 4\)"):
         match(grid, Targets(torch.rand(3, 5), NO_BOXES), LabelOptions())
-    with pytest.raises(ValueError, match=r"targets.crowds has the shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"targets.ignored has the shape \(4,\)"):
         match(grid, Targets(boxes, boxes[0]), LabelOptions())
     with pytest.raises(ValueError, match=r"targets.boxes is on meta"):
         match(grid, Targets(boxes.to("meta"), NO_BOXES), LabelOptions())

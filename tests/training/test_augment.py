@@ -81,7 +81,7 @@ def test_no_boxes_and_one_pixel():
         np.random.default_rng(0),
     )
     assert image.shape == (3, 32, 32)
-    assert targets.boxes.shape == targets.crowds.shape == (0, 4)
+    assert targets.boxes.shape == targets.ignored.shape == (0, 4)
 
 
 @pytest.mark.parametrize("options", [{"scale": (0.0, 1.0)}, {"scale": (2.0, 1.0)}, {"flip": 1.5}])

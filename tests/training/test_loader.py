@@ -91,7 +91,7 @@ def test_targets_follow_the_size_and_crowds_go_apart(records):
     record = records[1]
     crowd = np.zeros(len(record.boxes), dtype=bool)
     crowd[0] = True
-    record = type(record)(**{**vars(record), "crowd": crowd})
+    record = type(record)(**{**vars(record), "ignore": crowd})
     boxes, crowds = make_targets(record, (record.height * 2, record.width * 3))
     np.testing.assert_allclose(crowds, record.boxes[:1] * [3, 2, 3, 2])
     np.testing.assert_allclose(boxes, record.boxes[1:] * [3, 2, 3, 2])

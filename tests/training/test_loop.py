@@ -147,8 +147,8 @@ def test_two_processes_lose_what_one_loses(tmp_path, records):
 
 
 def test_images_without_boxes_and_with_nothing_but_crowds(tmp_path, records):
-    empty = [replace(each, boxes=each.boxes[:0], areas=each.areas[:0], crowd=each.crowd[:0]) for each in records[:2]]
-    crowded = [replace(each, crowd=~each.crowd) for each in records[2:4]]
+    empty = [replace(each, boxes=each.boxes[:0], areas=each.areas[:0], ignore=each.ignore[:0]) for each in records[:2]]
+    crowded = [replace(each, ignore=~each.ignore) for each in records[2:4]]
     train(SMALL, replace(QUICK, epochs=2), empty + crowded, tmp_path)
     last = read_metrics(tmp_path)[-1]
     assert last["box_loss"] == last["positives_per_image"] == 0

@@ -20,7 +20,8 @@ class ImageRecord:
         width: of the frame of the boxes, px.
         boxes: (G, 4) float64 xyxy, px in the original image, clipped to it; each has an area. G = 0 is ordinary.
         areas: (G,) float64, px^2: the annotation's own (COCO: of the mask), else the box's.
-        crowd: (G,) bool: a region of many objects.
+        ignore: (G,) bool: a region in which nothing is known, such as a crowd: neither an object to be found nor
+            background, in training and in recall.
     """
 
     path: Path
@@ -30,7 +31,12 @@ class ImageRecord:
     width: int
     boxes: np.ndarray
     areas: np.ndarray
-    crowd: np.ndarray
+    ignore: np.ndarray
+
+    @property
+    def crowd(self) -> np.ndarray:
+        """`ignore`, under its first name: crowds were all that was ignored."""
+        return self.ignore
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,8 +54,8 @@ class GroundTruth(Protocol):
         """(G,) px^2 as annotated: of the object's outline, or of its box where there is none."""
 
     @property
-    def crowd(self) -> NDArray[Any]:
-        """(G,) bool: a region of many objects, which nothing has to find."""
+    def ignore(self) -> NDArray[Any]:
+        """(G,) bool: a region in which nothing is known, such as a crowd; nothing has to find it."""
 
 
 def measure_recall(
@@ -68,7 +68,7 @@ def measure_recall(
     """Measure how many of the annotated boxes the proposals find.
 
     Args:
-        ground_truth: one for each image; no boxes, only crowds, and boxes without area are allowed.
+        ground_truth: one for each image; no boxes, only ignored ones, and boxes without area are allowed.
         proposals: for each image, in the same order, boxes (n, 4) xyxy, px in the original image, and scores (n,), in
             any order; n = 0 is allowed. Proposals of equal score keep the order in which they are given.
         top: the values of k: how many proposals of each image may be used.
@@ -206,15 +206,16 @@ def _keep_best(boxes: Floats, scores: Floats, top: int) -> tuple[Floats, Floats]
 
 
 def _read_ground_truth(where: str, truth: GroundTruth) -> tuple[Floats, Floats]:
-    """Boxes (G, 4) and areas (G,) of what is to be found: all but the crowds."""
+    """Boxes (G, 4) and areas (G,) of what is to be found: all but the ignored."""
     boxes, areas = _read_boxes(f"{where}, ground truth", truth.boxes), _read_floats(f"{where}, areas", truth.areas)
-    crowd = np.asarray(truth.crowd, dtype=bool)
-    if not areas.shape == crowd.shape == (len(boxes),):
+    name = "ignore" if hasattr(truth, "ignore") else "crowd"  # what it was called first
+    ignore = np.asarray(getattr(truth, name), dtype=bool)
+    if not areas.shape == ignore.shape == (len(boxes),):
         raise AnnotationError(
-            f"{where}: {len(boxes)} ground-truth boxes, but areas of shape {areas.shape} and crowd of shape "
-            f"{crowd.shape}; give one of each for every box."
+            f"{where}: {len(boxes)} ground-truth boxes, but areas of shape {areas.shape} and ignore of shape "
+            f"{ignore.shape}; give one of each for every box."
         )
-    return boxes[~crowd], areas[~crowd]
+    return boxes[~ignore], areas[~ignore]
 
 
 def _read_proposals(where: str, boxes: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:

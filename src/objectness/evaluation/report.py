@@ -30,8 +30,9 @@ AREA_RANGES = {  # px^2 of the annotation, both ends counted in, as in COCO
 
 DEFINITION = (
     "AR@k: the share of the annotated boxes that the k best-scored proposals of each image find, each proposal at most "
-    "one box, averaged over IoU 0.50:0.05:0.95. Class-agnostic (COCOeval with useCats=0). Crowd regions are left out; "
-    "the boxes of an image without proposals are missed. By annotated area: small to 32 x 32 px, medium to 96 x 96 px."
+    "one box, averaged over IoU 0.50:0.05:0.95. Class-agnostic (COCOeval with useCats=0). Crowds and other ignored "
+    "regions are left out; the boxes of an image without proposals are missed. By annotated area: small to 32 x 32 px, "
+    "medium to 96 x 96 px."
 )
 
 
@@ -59,7 +60,7 @@ class RecallReport:
     Attributes:
         recall: (T, R, M) in [0, 1], over IOU_THRESHOLDS, AREA_RANGES and `tops`; NaN where a range holds no box.
         tops: the M values of k, rising.
-        num_boxes: boxes to be found in each area range, crowds left out.
+        num_boxes: boxes to be found in each area range, ignored ones left out.
         proposals_per_image: (N,) as many as were given, also beyond the largest k.
         score_curve: proposals and recall against the score threshold.
     """

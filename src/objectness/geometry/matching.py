@@ -50,7 +50,7 @@ def match_grid(grid: AnchorGrid, targets: Targets, options: LabelOptions) -> Mat
 
     Args:
         grid: where the anchors are, as `make_anchors` places them.
-        targets: boxes of objects and of crowd regions, in the same frame and on the same device; either may be empty.
+        targets: boxes of objects and of ignored regions, in the same frame and on the same device; either may be empty.
         options: the thresholds.
 
     Returns:
@@ -73,18 +73,18 @@ def match_anchors(anchors: Tensor, targets: Targets, options: LabelOptions) -> M
     """Label every anchor by its overlap with the ground truth.
 
     Positive: IoU >= `positive_iou` with any box, or the best anchor of a box (ties included, never at IoU 0).
-    Negative: IoU < `negative_iou` with every box and not inside a crowd region. All others are unused. A positive's
+    Negative: IoU < `negative_iou` with every box and not inside an ignored region. All others are unused. A positive's
     regression target is the box of its own highest IoU, also where another box made it positive (as in the peers).
 
     Args:
         anchors: (K, 4) xyxy, px in the input frame.
-        targets: boxes of objects and of crowd regions, in the same frame; either may be empty. A box with a coordinate
-            that is not a number overlaps nothing, and so does a crowd region.
+        targets: boxes of objects and of ignored regions, in the same frame; either may be empty. A box or region with a
+            coordinate that is not a number overlaps nothing.
         options: the thresholds.
 
     Returns:
         Labels and matched boxes. Memory is O(K), whatever the number of boxes.
-    Source: Faster R-CNN, section 3.1.2. Differs: crowd regions, and the guard at IoU 0, which the paper does not have.
+    Source: Faster R-CNN, section 3.1.2. Differs: ignored regions and the guard at IoU 0 are not in the paper.
     """
     num_anchors = len(anchors)
     ious = anchors.new_zeros(num_anchors)
@@ -102,17 +102,17 @@ def match_anchors(anchors: Tensor, targets: Targets, options: LabelOptions) -> M
         is_best |= ((overlaps == best_of_box) & (best_of_box > 0)).any(dim=0)
 
     positive = (ious >= options.positive_iou) | is_best
-    negative = (ious < options.negative_iou) & ~positive & ~_find_crowded(anchors, targets.crowds, options.crowd_share)
+    negative = (ious < options.negative_iou) & ~positive & ~_find_ignored(anchors, targets.ignored, options.crowd_share)
     return Matches(positive.to(torch.int8) - (~positive & ~negative).to(torch.int8), boxes, ious)
 
 
-def _find_crowded(anchors: Tensor, crowds: Tensor, share: float) -> Tensor:
-    """Mask (K,) of the anchors that have more than `share` of their area inside one of the crowd regions (C, 4)."""
-    crowded = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
+def _find_ignored(anchors: Tensor, regions: Tensor, share: float) -> Tensor:
+    """Mask (K,) of the anchors that have more than `share` of their area inside one of the regions (any, 4)."""
+    ignored = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
     areas = compute_areas(anchors)
-    for crowd in crowds:
-        crowded |= compute_intersections(crowd[None], anchors)[0] > share * areas
-    return crowded
+    for region in regions:
+        ignored |= compute_intersections(region[None], anchors)[0] > share * areas
+    return ignored
 
 
 def sample_anchors(labels: Tensor, options: LabelOptions, generator: torch.Generator) -> Sample:

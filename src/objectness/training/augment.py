@@ -31,7 +31,7 @@ def augment(
 
     Returns:
         (3, h', w') uint8 with h', w' within the canvas, and the targets in its frame: clipped, without those outside;
-        objects of which little is left count as crowd regions.
+        objects of which little is left are ignored.
     """
     size = (image.shape[-2], image.shape[-1])
     low, high = (math.log(limit) for limit in options.scale)
@@ -51,7 +51,7 @@ def augment(
         boxes = boxes * factor - torch.tensor([left, top] * 2, device=boxes.device)
         return mirror_boxes(boxes, width) if mirrored else boxes
 
-    return image, crop_targets(Targets(move(targets.boxes), move(targets.crowds)), (height, width))
+    return image, crop_targets(Targets(move(targets.boxes), move(targets.ignored)), (height, width))
 
 
 def mirror_boxes(boxes: Tensor, width: int) -> Tensor:
@@ -60,12 +60,12 @@ def mirror_boxes(boxes: Tensor, width: int) -> Tensor:
 
 
 def crop_targets(targets: Targets, size: Size) -> Targets:
-    """Clip targets to an image of `size`; objects mostly outside become crowd regions, those wholly outside go."""
+    """Clip targets to an image of `size`; objects mostly outside are ignored, those wholly outside go."""
     limits = torch.tensor(size, dtype=torch.float32, device=targets.boxes.device)
-    boxes, crowds = clip_boxes(targets.boxes, limits), clip_boxes(targets.crowds, limits)
+    boxes, ignored = clip_boxes(targets.boxes, limits), clip_boxes(targets.ignored, limits)
     whole = compute_areas(boxes) >= MIN_VISIBLE * compute_areas(targets.boxes)
-    crowds = torch.cat([boxes[~whole], crowds])
-    return Targets(_drop_thin(boxes[whole]), _drop_thin(crowds))
+    ignored = torch.cat([boxes[~whole], ignored])
+    return Targets(_drop_thin(boxes[whole]), _drop_thin(ignored))
 
 
 def _drop_thin(boxes: Tensor) -> Tensor:

@@ -133,8 +133,8 @@ def make_targets(record: ImageRecord, size: Size, device: torch.device | str = "
     """A record's boxes, in the frame of its image resized to `size` (height, width)."""
     scale = np.array([size[1] / record.width, size[0] / record.height] * 2)
     boxes = torch.from_numpy((record.boxes * scale).astype(np.float32))
-    crowd = torch.from_numpy(record.crowd)
-    return Targets(boxes[~crowd].to(device), boxes[crowd].to(device))
+    ignore = torch.from_numpy(record.ignore)
+    return Targets(boxes[~ignore].to(device), boxes[ignore].to(device))
 
 
 def load_cache(

@@ -83,8 +83,8 @@ static void (*const measure_columns[])(int, int, float, Box, Box, float *, float
     VARIANTS(measure_columns);
 static int (*const measure_row[])(const float *, const float *, int, float, float, float, float, float *) =
     VARIANTS(measure_row);
-static void (*const find_crowded[])(const float *, const float *, int, float, float, float, int32_t *) =
-    VARIANTS(find_crowded);
+static void (*const find_ignored[])(const float *, const float *, int, float, float, float, int32_t *) =
+    VARIANTS(find_ignored);
 static int64_t (*const find_better[])(const Columns *, int64_t, int64_t, Box, float, float *) = VARIANTS(find_better);
 
 /* Anchors */
@@ -291,28 +291,28 @@ static void match_box(Task *task, int64_t index)
         visit_shape(task, &visit, shape);
 }
 
-/* Crowds */
+/* Ignored regions */
 
-/* Take the anchors that lie in a crowd region from the negatives. */
-static void spare_crowd(Task *task, Box crowd, const Shape *shape)
+/* Take the anchors that lie in an ignored region from the negatives. */
+static void spare_ignored(Task *task, Box region, const Shape *shape)
 {
     const float share = task->options->crowd_share;
     const double shared = share * (1 - SLACK) * shape->min_area;
-    const Window window = find_window(shape, crowd, shared > TINY ? shared : 0);
+    const Window window = find_window(shape, region, shared > TINY ? shared : 0);
     float widths[COLUMNS], overlaps[COLUMNS];
-    int32_t crowded[COLUMNS];
+    int32_t ignored[COLUMNS];
     for (int column = window.first_column; column <= window.last_column; column += COLUMNS) {
         const int left = window.last_column + 1 - column, count = left < COLUMNS ? left : COLUMNS;
-        measure_columns[task->variant](column, round_up(count), shape->level->stride_x, shape->corners, crowd, widths,
+        measure_columns[task->variant](column, round_up(count), shape->level->stride_x, shape->corners, region, widths,
                                        overlaps);
         for (int row = window.first_row; row <= window.last_row; row++) {
             const Box anchor = place_shape(shape, row, column);
             const float height = at_least(anchor.y2 - anchor.y1, 0);
-            const float overlap = at_least(smaller(crowd.y2, anchor.y2) - larger(crowd.y1, anchor.y1), 0);
-            find_crowded[task->variant](widths, overlaps, round_up(count), height, overlap, share, crowded);
+            const float overlap = at_least(smaller(region.y2, anchor.y2) - larger(region.y1, anchor.y1), 0);
+            find_ignored[task->variant](widths, overlaps, round_up(count), height, overlap, share, ignored);
             int8_t *labels = task->labels + find_position(task, shape, row, column);
             for (int i = 0; i < count; i++, labels += task->options->num_shapes)
-                *labels = crowded[i] && *labels == NEGATIVE ? UNUSED : *labels;
+                *labels = ignored[i] && *labels == NEGATIVE ? UNUSED : *labels;
         }
     }
 }
@@ -329,9 +329,9 @@ static size_t carve_task(Task *task, char *memory)
 
 /* Labels (K,), matched boxes (K,) and IoUs (K,) of the anchors of a grid; the last two come as zeros.
 
-   boxes is (num_boxes, 4), crowds (num_crowds, 4). Returns 0, or ERROR_MEMORY. */
+   boxes is (num_boxes, 4), ignored (num_ignored, 4). Returns 0, or ERROR_MEMORY. */
 EXPORT int64_t objectness_match(int variant, const Options *options, const Level *levels, const float *boxes,
-                                int64_t num_boxes, const float *crowds, int64_t num_crowds, int8_t *labels,
+                                int64_t num_boxes, const float *ignored, int64_t num_ignored, int8_t *labels,
                                 int64_t *matched, float *ious)
 {
     Task task = {
@@ -355,11 +355,11 @@ EXPORT int64_t objectness_match(int variant, const Options *options, const Level
         memset(labels, without, (size_t)num_anchors);
     for (int64_t i = 0; i < num_boxes; i++)
         match_box(&task, i);
-    for (int64_t i = 0; i < num_crowds; i++) {
-        const Box crowd = read_box(crowds, i);
-        if (crowd.x2 > crowd.x1 && crowd.y2 > crowd.y1) /* NaN fails, too */
+    for (int64_t i = 0; i < num_ignored; i++) {
+        const Box region = read_box(ignored, i);
+        if (region.x2 > region.x1 && region.y2 > region.y1) /* NaN fails, too */
             for (Shape *shape = task.shapes; shape < task.shapes + task.num_shapes; shape++)
-                spare_crowd(&task, crowd, shape);
+                spare_ignored(&task, region, shape);
     }
     free(memory);
     return 0;

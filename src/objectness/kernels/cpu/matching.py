@@ -61,7 +61,7 @@ def match(grid: AnchorGrid, targets: Targets, options: LabelOptions) -> tuple[Te
 
     Args:
         grid: anchors on the CPU, as `anchors.make_anchors` places them: of each level only the first cell's are read.
-        targets: boxes and crowd regions on the CPU.
+        targets: boxes and ignored regions on the CPU.
         options: the thresholds.
 
     Raises:
@@ -74,9 +74,9 @@ def match(grid: AnchorGrid, targets: Targets, options: LabelOptions) -> tuple[Te
     fill = get_function("objectness_match", ARGUMENTS)
     num_shapes = len(grid.options.ratios)
     levels = (_Level * len(grid.levels))(*(_describe_level(grid, i, num_shapes) for i in range(len(grid.levels))))
-    boxes, crowds = (each.detach().float().contiguous() for each in targets)
+    boxes, ignored = (each.detach().float().contiguous() for each in targets)
     box_pointer = get_pointer("targets.boxes", boxes, (None, 4))
-    crowd_pointer = get_pointer("targets.crowds", crowds, (None, 4))
+    ignored_pointer = get_pointer("targets.ignored", ignored, (None, 4))
     num_anchors = sum(len(anchors) for anchors in grid.levels)
     labels = torch.empty(num_anchors, dtype=torch.int8)
     matched, ious = torch.zeros(num_anchors, dtype=torch.int64), torch.zeros(num_anchors)
@@ -88,8 +88,8 @@ def match(grid: AnchorGrid, targets: Targets, options: LabelOptions) -> tuple[Te
             levels,
             box_pointer,
             len(boxes),
-            crowd_pointer,
-            len(crowds),
+            ignored_pointer,
+            len(ignored),
             labels.data_ptr(),
             matched.data_ptr(),
             ious.data_ptr(),

@@ -24,12 +24,12 @@ static int NAME(measure_row)(const float *widths, const float *overlaps, int cou
     return any;
 }
 
-/* Which anchors of a row have more than a share of their area inside a crowd region: 1 or 0. */
-static void NAME(find_crowded)(const float *widths, const float *overlaps, int count, float height, float overlap,
-                               float share, int32_t *restrict crowded)
+/* Which anchors of a row have more than a share of their area inside a region: 1 or 0. */
+static void NAME(find_ignored)(const float *widths, const float *overlaps, int count, float height, float overlap,
+                               float share, int32_t *restrict ignored)
 {
     for (int i = 0; i < count; i++)
-        crowded[i] = overlaps[i] * overlap > share * (widths[i] * height);
+        ignored[i] = overlaps[i] * overlap > share * (widths[i] * height);
 }
 
 /* The first of the boxes first, first + LANES, ... where it, or one of the next LANES - 1, has an IoU with the anchor
