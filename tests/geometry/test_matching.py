@@ -141,7 +141,18 @@ def test_crowds_make_unused_not_positive() -> None:
     assert match(anchors, [[40, 0, 50, 10]], crowds).labels.tolist() == [NEGATIVE, NEGATIVE, POSITIVE, NEGATIVE]
     # two crowds, each with 0.6 of the anchor, are each not enough
     halves = [[0, 0, 6, 10], [4, 0, 10, 10]]
-    assert match(anchors[:1], [], halves).labels.tolist() == [NEGATIVE]
+    assert match(anchors[:1], [], halves, negative_iou=0.65).labels.tolist() == [NEGATIVE]
+
+
+def test_an_anchor_that_fits_an_ignored_object_is_not_negative() -> None:
+    """It may hold the object, though less than `crowd_share` of it lies inside."""
+    region = [[0, 0, 10, 10]]
+    anchors = [[-2, -1, 12, 9], [-5, -5, 15, 15], [0, 0, 20, 20], [0, 0, 10, 34], [20, 0, 30, 10]]
+    # 90 of 140 + 100 - 90: IoU 0.6 (and 0.64 of its area). 100 of 400: 0.25, twice. 100 of 340: 0.294. Nothing.
+    assert match(anchors, [], region).labels.tolist() == [UNUSED, NEGATIVE, NEGATIVE, NEGATIVE, NEGATIVE]
+    assert match(anchors, [], region, negative_iou=0.25).labels.tolist() == [UNUSED] * 4 + [NEGATIVE]  # at least
+    # an object on the same anchor stays positive
+    assert match(anchors[:1], anchors[:1], region).labels.tolist() == [POSITIVE]
 
 
 def test_no_boxes_give_zeros() -> None:
@@ -246,7 +257,10 @@ def match_slowly(anchors: list[list[int]], boxes: list[list[int]], crowds: list[
         ious = [iou(box, anchor) for box in boxes]
         highest = max(ious, default=Fraction(0))
         is_best = any(mine == best > 0 for mine, best in zip(ious, best_of_box, strict=True))
-        crowded = any(overlap(crowd, anchor) > Fraction(7, 10) * area(anchor) for crowd in crowds)
+        crowded = any(
+            overlap(crowd, anchor) > Fraction(7, 10) * area(anchor) or iou(crowd, anchor) >= Fraction(3, 10)
+            for crowd in crowds
+        )
         if highest >= Fraction(7, 10) or is_best:
             label = POSITIVE
         elif highest < Fraction(3, 10) and not crowded:

@@ -170,13 +170,24 @@ def test_crowd_with_a_hair_more_than_its_share(variant: str, more: float, label:
     """Anchors of 8 px on cells of 8 px, and crowds that hold about 4 px of their width or height."""
     shapes = AnchorOptions(sizes=(8,) * 5, ratios=(1.0,), strides=(8,) * 5)
     grid = make_anchors(shapes, [(1, 3)] + [(0, 0)] * 4, (8, 24))
-    options = LabelOptions(crowd_share=0.5)
+    options = LabelOptions(crowd_share=0.5, negative_iou=0.7)
     of_width = Targets(NO_BOXES, torch.tensor([[4, -4, 8 + more, 4]]))
     of_height = Targets(NO_BOXES, torch.tensor([[-4, -4, 20, more]]))
     assert match(grid, of_width, options)[0].tolist() == [NEGATIVE, label, NEGATIVE]
     assert match(grid, of_height, options)[0].tolist() == [label] * 3
     assert_equal(grid, of_width, options)
     assert_equal(grid, of_height, options)
+
+
+@pytest.mark.parametrize(("more", "label"), [(0.0, UNUSED), (1e-4, UNUSED), (-1e-4, NEGATIVE)])
+def test_ignored_region_with_a_hair_more_than_the_iou(variant: str, more: float, label: int) -> None:
+    """Anchors of 8 px on cells of 8 px, and a region of 8 x 4 px in one of them: an IoU of a half."""
+    shapes = AnchorOptions(sizes=(8,) * 5, ratios=(1.0,), strides=(8,) * 5)
+    grid = make_anchors(shapes, [(1, 3)] + [(0, 0)] * 4, (8, 24))
+    options = LabelOptions(crowd_share=1, negative_iou=0.5)
+    targets = Targets(NO_BOXES, torch.tensor([[4, -4, 8 + more, 4]]))
+    assert match(grid, targets, options)[0].tolist() == [NEGATIVE, label, NEGATIVE]
+    assert_equal(grid, targets, options)
 
 
 def test_weak_best_anchor_takes_the_box_that_it_has_most_of(variant: str) -> None:

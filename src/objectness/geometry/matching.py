@@ -73,8 +73,9 @@ def match_anchors(anchors: Tensor, targets: Targets, options: LabelOptions) -> M
     """Label every anchor by its overlap with the ground truth.
 
     Positive: IoU >= `positive_iou` with any box, or the best anchor of a box (ties included, never at IoU 0).
-    Negative: IoU < `negative_iou` with every box and not inside an ignored region. All others are unused. A positive's
-    regression target is the box of its own highest IoU, also where another box made it positive (as in the peers).
+    Negative: IoU < `negative_iou` with every box and every ignored region, and at most `crowd_share` of its area in any
+    of these regions. All others are unused. A positive's regression target is the box of its own highest IoU, also
+    where another box made it positive (as in the peers).
 
     Args:
         anchors: (K, 4) xyxy, px in the input frame.
@@ -102,16 +103,21 @@ def match_anchors(anchors: Tensor, targets: Targets, options: LabelOptions) -> M
         is_best |= ((overlaps == best_of_box) & (best_of_box > 0)).any(dim=0)
 
     positive = (ious >= options.positive_iou) | is_best
-    negative = (ious < options.negative_iou) & ~positive & ~_find_ignored(anchors, targets.ignored, options.crowd_share)
+    negative = (ious < options.negative_iou) & ~positive & ~_find_ignored(anchors, targets.ignored, options)
     return Matches(positive.to(torch.int8) - (~positive & ~negative).to(torch.int8), boxes, ious)
 
 
-def _find_ignored(anchors: Tensor, regions: Tensor, share: float) -> Tensor:
-    """Mask (K,) of the anchors that have more than `share` of their area inside one of the regions (any, 4)."""
+def _find_ignored(anchors: Tensor, regions: Tensor, options: LabelOptions) -> Tensor:
+    """Mask (K,) of the anchors that an ignored region (any, 4) keeps from being negative.
+
+    Those inside it, by the share of their own area (IoF), which is what a crowd of many objects asks for; and those
+    that fit it, by IoU: around a single object of which nothing is known, most of an anchor may lie outside.
+    """
     ignored = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
     areas = compute_areas(anchors)
     for region in regions:
-        ignored |= compute_intersections(region[None], anchors)[0] > share * areas
+        ignored |= compute_intersections(region[None], anchors)[0] > options.crowd_share * areas
+        ignored |= compute_iou_plain(region[None], anchors)[0] >= options.negative_iou
     return ignored
 
 

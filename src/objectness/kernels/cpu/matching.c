@@ -83,7 +83,7 @@ static void (*const measure_columns[])(int, int, float, Box, Box, float *, float
     VARIANTS(measure_columns);
 static int (*const measure_row[])(const float *, const float *, int, float, float, float, float, float *) =
     VARIANTS(measure_row);
-static void (*const find_ignored[])(const float *, const float *, int, float, float, float, int32_t *) =
+static void (*const find_ignored[])(const float *, const float *, int, float, float, float, float, float, int32_t *) =
     VARIANTS(find_ignored);
 static int64_t (*const find_better[])(const Columns *, int64_t, int64_t, Box, float, float *) = VARIANTS(find_better);
 
@@ -293,11 +293,11 @@ static void match_box(Task *task, int64_t index)
 
 /* Ignored regions */
 
-/* Take the anchors that lie in an ignored region from the negatives. */
+/* Take the anchors that lie in an ignored region, or fit it, from the negatives. */
 static void spare_ignored(Task *task, Box region, const Shape *shape)
 {
-    const float share = task->options->crowd_share;
-    const double shared = share * (1 - SLACK) * shape->min_area;
+    const float share = task->options->crowd_share, least = task->options->negative_iou, area = compute_area(region);
+    const double shared = smaller(share, least) * (1 - SLACK) * shape->min_area; /* an IoU is at most a share */
     const Window window = find_window(shape, region, shared > TINY ? shared : 0);
     float widths[COLUMNS], overlaps[COLUMNS];
     int32_t ignored[COLUMNS];
@@ -309,7 +309,8 @@ static void spare_ignored(Task *task, Box region, const Shape *shape)
             const Box anchor = place_shape(shape, row, column);
             const float height = at_least(anchor.y2 - anchor.y1, 0);
             const float overlap = at_least(smaller(region.y2, anchor.y2) - larger(region.y1, anchor.y1), 0);
-            find_ignored[task->variant](widths, overlaps, round_up(count), height, overlap, share, ignored);
+            find_ignored[task->variant](widths, overlaps, round_up(count), height, overlap, area, share, least,
+                                        ignored);
             int8_t *labels = task->labels + find_position(task, shape, row, column);
             for (int i = 0; i < count; i++, labels += task->options->num_shapes)
                 *labels = ignored[i] && *labels == NEGATIVE ? UNUSED : *labels;

@@ -24,12 +24,14 @@ static int NAME(measure_row)(const float *widths, const float *overlaps, int cou
     return any;
 }
 
-/* Which anchors of a row have more than a share of their area inside a region: 1 or 0. */
+/* Which anchors of a row have more than a share of their area inside a region, or at least an IoU with it: 1 or 0. */
 static void NAME(find_ignored)(const float *widths, const float *overlaps, int count, float height, float overlap,
-                               float share, int32_t *restrict ignored)
+                               float area, float share, float least, int32_t *restrict ignored)
 {
-    for (int i = 0; i < count; i++)
-        ignored[i] = overlaps[i] * overlap > share * (widths[i] * height);
+    for (int i = 0; i < count; i++) {
+        const float intersection = overlaps[i] * overlap, own = widths[i] * height;
+        ignored[i] = (intersection > share * own) | (divide_by_union(intersection, area, own) >= least);
+    }
 }
 
 /* The first of the boxes first, first + LANES, ... where it, or one of the next LANES - 1, has an IoU with the anchor
