@@ -15,7 +15,8 @@ from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer, load
 from objectness.weights import hub
 from objectness.weights.checkpoint import save_checkpoint
-from objectness.weights.opening import names_network
+from objectness.weights.opening import decide_config
+from objectness.weights.source import classify
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 TINY = Config(backbone="resnet18", pyramid_channels=8, input=InputOptions(64, 96), selection=SelectionOptions(keep=20))
@@ -68,7 +69,7 @@ def test_a_network_comes_back(source: str, repository: Path, proposer: Proposer)
         assert network.config == TINY
         for name, tensor in network.state_dict().items():
             assert torch.equal(tensor, proposer.network.state_dict()[name])
-    assert names_network(source)  # training may start from it
+    assert decide_config(classify(source)) == TINY  # training may start from it
 
 
 def test_what_is_not_on_the_hub(repository: Path) -> None:

@@ -22,6 +22,7 @@ from .terminal import Meter, advise, say
 
 if TYPE_CHECKING:
     from ..training.log import Progress as TrainProgress
+    from ..weights.source import Source
 
 Network = Parameter(name="*", group=Group.create_ordered("What is trained"))
 Schedule = Parameter(name="*", group=Group.create_ordered("How it is trained"))
@@ -79,7 +80,9 @@ def train(
     from ..training.loop import train as run_training
 
     options = options or TrainOptions()
-    config = config or _default_config(options.weights)
+    start = None if options.weights is None or resume is not None else _classify(options.weights)
+    if config is None:
+        config = _default_config(start)
     go_on = f"objectness train --resume {shlex.quote(str(run_dir))}"
     with _processes(device) as (chosen, is_first):
         records = [record for path in sources["train"] for record in read_records(path, sources, is_first)]
@@ -98,6 +101,7 @@ def train(
                 sources=sources,
                 device=chosen,
                 resume=resume is not None,
+                start=start,
                 on_progress=lambda progress: _show_training(progress, options.images_per_step, meter),
                 should_stop=should_stop,
             )
@@ -109,14 +113,19 @@ def train(
     return 0
 
 
-def _default_config(weights: str | None) -> Config:
-    """What the weights that training starts from decide: all, if they are a network's."""
-    if weights is None:
-        return Config()
-    from ..weights.convert.backbones import read_settings
-    from ..weights.opening import names_network, open_network
+def _classify(weights: str) -> Source:
+    from ..weights.source import classify
 
-    return open_network(weights).network.config if names_network(weights) else Config.from_dict(read_settings(weights))
+    return classify(weights)
+
+
+def _default_config(start: Source | None) -> Config:
+    """What the weights that training starts from decide: all, if they are a network's."""
+    if start is None:
+        return Config()
+    from ..weights.opening import decide_config
+
+    return decide_config(start)
 
 
 def _read_run(folder: Path) -> tuple[Config, TrainOptions, dict[str, Any]]:

@@ -35,15 +35,13 @@ from ..weights.checkpoint import (
     PREVIOUS,
     TRAINING_FILE,
     find_checkpoint,
-    load_backbone,
     load_state,
     read_safetensors,
     read_torch_file,
     save_checkpoint,
 )
-from ..weights.convert.backbones import is_hub_name as is_timm_name
-from ..weights.convert.backbones import load_body, read_hub_backbone
-from ..weights.opening import names_network, open_network
+from ..weights.opening import load_start
+from ..weights.source import Source, classify
 from .loader import Examples, TrainingSet, iterate_steps, load_cache, move_examples
 from .log import Progress, RunLog, check_unused
 from .schedule import choose_precision, compute_learning_rate, update_average
@@ -74,6 +72,7 @@ def train(
     sources: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
     resume: bool = False,
+    start: Source | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
@@ -88,6 +87,7 @@ def train(
         sources: where records and validation come from, to be noted in the run folder; values that JSON can hold.
         device: where to compute.
         resume: go on from the run folder's last checkpoint, or start where there is none.
+        start: `options.weights`, if the caller has classified them already, so that a file is read only once.
         on_progress: called in the first process.
         should_stop: asked after every step; when it says so a checkpoint is written and the call returns.
 
@@ -103,7 +103,7 @@ def train(
         raise ConfigError(f"frozen_stages = {stages} would freeze random weights; name weights to start from, or 0")
     if not resume:
         check_unused(run_dir)
-    run = _Run(config, options, records, run_dir, validation, torch.device(device), resume)
+    run = _Run(config, options, records, run_dir, validation, torch.device(device), resume, start)
     data = {**(sources or {}), "num_images": len(records)}
     description = {"config": config.to_dict(), "train": options.to_dict(), "data": data}
     log = RunLog(run_dir, description, run.step) if run.is_first else None
@@ -128,6 +128,7 @@ class _Run:
         validation: Sequence[ImageRecord],
         device: torch.device,
         resume: bool,
+        start: Source | None,
     ):
         self.config, self.options, self.run_dir, self.device = config, options, run_dir, device
         self.validation = validation[: options.validate_images or None]
@@ -138,7 +139,7 @@ class _Run:
 
         torch.manual_seed(options.seed)
         last = find_last(run_dir) if resume else None
-        self.network = start_network(config, None if last else options.weights).to(device).train()
+        self.network = start_network(config, None if last else start or options.weights).to(device).train()
         self.ema = copy.deepcopy(self.network).requires_grad_(False) if options.ema else None
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(
@@ -313,7 +314,7 @@ def draw_pictures(network: RegionProposalNetwork, records: Sequence[ImageRecord]
         picture.save(folder / f"{prefix}-{record.path.stem}.jpg")
 
 
-def start_network(config: Config, weights: str | None) -> RegionProposalNetwork:
+def start_network(config: Config, weights: str | Source | None) -> RegionProposalNetwork:
     """A network to train: at random, on a pretrained backbone, or from another run's checkpoint.
 
     Args:
@@ -322,12 +323,6 @@ def start_network(config: Config, weights: str | None) -> RegionProposalNetwork:
             ("timm/resnet50.a1_in1k"); or a network of the same configuration: all that `opening.open_network` takes.
     """
     network = RegionProposalNetwork(config)
-    if weights is None:
-        return network
-    if names_network(weights):
-        load_state(network, open_network(weights).network.state_dict(), weights)
-    elif is_timm_name(weights):
-        load_body(network.backbone.body, read_hub_backbone(weights), weights)
-    else:
-        load_backbone(network.backbone, config.backbone, weights)
+    if weights is not None:
+        load_start(network, weights if isinstance(weights, Source) else classify(weights))
     return network

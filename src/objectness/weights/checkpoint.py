@@ -200,6 +200,15 @@ def load_backbone(backbone: Backbone, name: str, source: str | Path) -> None:
         state, origin = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path), str(source)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{origin}: holds no state dict (a mapping of names to tensors)")
+    load_backbone_state(backbone, state, origin)
+
+
+def load_backbone_state(backbone: Backbone, state: Mapping[str, Tensor], origin: str) -> None:
+    """Load a classifier's weights into the body of a backbone; the classifier's own layers are left out.
+
+    Raises:
+        CheckpointError: they are another network's.
+    """
     wanted = backbone.body.state_dict()
     counters = {key: value for key, value in wanted.items() if key.endswith(COUNTER)}  # older files have none
     ours = {key: value for key, value in state.items() if key in wanted or not _is_beyond_the_body(key)}

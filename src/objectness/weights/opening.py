@@ -1,18 +1,28 @@
-"""What the name of a network may mean: ours on disk, the one that ships, another program's, or one on the hub."""
+"""From the name of weights to a network: one to propose with, or one to train."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
+from ..config import Config
 from ..network import RegionProposalNetwork
 from . import hub
-from .checkpoint import CONFIG_FILE, MODEL_FILE, SHIPPED, load_network
-from .convert.backbones import is_hub_name as is_timm_name
-from .convert.conversion import convert_weights, is_foreign, read_weights
-from .convert.conversion import find_family as find_foreign_family
-
-IMAGENET = "imagenet"
+from .checkpoint import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    SHIPPED,
+    find_checkpoint,
+    load_backbone,
+    load_backbone_state,
+    load_network,
+    load_state,
+    read_config,
+    read_safetensors,
+)
+from .convert.backbones import load_body, read_hub_backbone, read_settings
+from .convert.conversion import convert_file, convert_weights, load_converted, translate
+from .source import Source, classify
 
 
 class Opened(NamedTuple):
@@ -34,23 +44,60 @@ def open_network(source: str | Path = SHIPPED) -> Opened:
         CheckpointError: nothing there, a damaged file, or weights that cannot be taken over exactly.
         DownloadError: it cannot be fetched.
     """
-    if is_foreign(source):
-        converted = convert_weights(source)
-        return Opened(converted.network, converted.notes)
-    if hub.is_hub_name(str(source)):
-        files = [hub.fetch(str(source), name) for name in (MODEL_FILE, CONFIG_FILE)]
-        return Opened(load_network(files[0].parent))
-    return Opened(load_network(source))
+    opened = classify(source)
+    match opened.kind:
+        case "foreign" | "backbone":  # of a backbone this says what to do with it
+            converted = convert_file(opened.file)
+            return Opened(converted.network, converted.notes)
+        case "timm":
+            return Opened(convert_weights(source).network)  # likewise
+        case "hub" | "own" | "imagenet":
+            return Opened(load_network(_find_folder(opened)))
 
 
-def names_network(source: str) -> bool:
-    """Whether weights to start from are those of a whole network, rather than of a backbone alone."""
-    if source == IMAGENET or is_timm_name(source):
-        return False
-    if source == SHIPPED or Path(source).is_dir():
-        return True
-    if Path(source).name == MODEL_FILE and not is_foreign(source):
-        return True
-    if Path(source).is_file():
-        return find_foreign_family(read_weights(source)) is not None
-    return is_foreign(source) or hub.is_hub_name(source)
+def decide_config(source: Source) -> Config:
+    """What the weights that training starts from decide: all of it if they are a network's, else the backbone.
+
+    Raises:
+        CheckpointError, DownloadError: as `open_network`.
+    """
+    match source.kind:
+        case "own" | "hub":
+            return read_config(_find_folder(source) / CONFIG_FILE)
+        case "foreign":
+            return translate(source.file)[1].config
+        case "backbone" | "timm":
+            return Config.from_dict(read_settings(source.name))
+        case "imagenet":
+            return Config()
+
+
+def load_start(network: RegionProposalNetwork, source: Source) -> None:
+    """Put the weights that training starts from into a network: all of them, or those of the backbone.
+
+    The source's file is released.
+
+    Raises:
+        CheckpointError: they are another configuration's or another backbone's, or as `open_network`.
+        DownloadError: as `open_network`.
+    """
+    match source.kind:
+        case "own" | "hub":
+            load_state(network, read_safetensors(_find_folder(source) / MODEL_FILE), source.name)
+        case "foreign":
+            load_converted(network, translate(source.file)[1], source.name)
+        case "backbone":
+            load_backbone_state(network.backbone, source.file.state, source.name)
+        case "timm":
+            load_body(network.backbone.body, read_hub_backbone(source.name), source.name)
+        case "imagenet":
+            load_backbone(network.backbone, network.config.backbone, source.name)
+    source.release()
+
+
+def _find_folder(source: Source) -> Path:
+    """The checkpoint folder of a network of ours, which is fetched if it is on the hub."""
+    if source.kind == "hub":
+        model, _ = (hub.fetch(source.name, name) for name in (MODEL_FILE, CONFIG_FILE))
+        return model.parent
+    return find_checkpoint(source.name)

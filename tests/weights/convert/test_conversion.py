@@ -27,15 +27,12 @@ from objectness.model.backbone import make_backbone
 from objectness.model.resnet import DESIGNS
 from objectness.network import RegionProposalNetwork
 from objectness.structures import flatten_map
-from objectness.weights.checkpoint import COUNTER, load_network, save_checkpoint
+from objectness.weights.checkpoint import COUNTER, load_network
 from objectness.weights.convert.conversion import (
-    FAMILIES,
     Conversion,
     change_config,
     convert_to_folder,
     convert_weights,
-    is_foreign,
-    unwrap,
 )
 from objectness.weights.convert.family import (
     WeightsFile,
@@ -46,6 +43,7 @@ from objectness.weights.convert.family import (
     rename,
 )
 from objectness.weights.convert.published import PUBLISHED, Published, fetch_published
+from objectness.weights.convert.reading import FAMILIES, unwrap
 
 IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 State = dict[str, Tensor]
@@ -579,24 +577,6 @@ def test_digests() -> None:
 
 
 # The frame
-
-
-def test_is_foreign(state: State, tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "ours", {"a": torch.zeros(1)}, Config())
-    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
-    (tmp_path / "weights.pth").write_bytes(b"")
-    for source, expected in [
-        (FIRST, True),
-        ("timm/resnet50.a1_in1k", True),
-        ("hf-hub:timm/resnet50.a1_in1k", True),
-        (tmp_path / "weights.pth", True),
-        (tmp_path / "model.safetensors", True),  # no config.json beside it
-        (tmp_path / "ours" / "model.safetensors", False),
-        (tmp_path / "ours", False),
-        (tmp_path / "nowhere.pth", False),
-        ("lite0", False),
-    ]:
-        assert is_foreign(source) is expected, source
 
 
 def test_folder(state: State, file: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Weights of other programs: read, recognised by their contents, and turned into a network of ours."""
+"""Weights of other programs turned into a network of ours, or into a folder with one."""
 
 from __future__ import annotations
 
@@ -6,35 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from ...config import Config
 from ...errors import CheckpointError, ConfigError
 from ...network import RegionProposalNetwork
-from ...pickles import read_arrays
-from ..checkpoint import CONFIG_FILE, COUNTER, MODEL_FILE, load_state, read_safetensors, save_checkpoint
-from . import backbones, from_detectron2, from_mmdetection, from_torchvision
-from .family import Family, WeightsFile, find_foreign_part, read_torch_contents
-from .published import PUBLISHED, fetch_published
+from ..checkpoint import CONFIG_FILE, COUNTER, MODEL_FILE, load_state, save_checkpoint
+from ..source import classify
+from . import backbones
+from .family import Converted, WeightsFile, find_foreign_part
+from .reading import AVERAGES, FAMILIES, find_family
 
-FAMILIES: tuple[Family, ...] = (from_torchvision, from_detectron2, from_mmdetection)
-
-AVERAGES = ("state_dict_ema", "model_ema")  # timm's and torchvision's, which both prefer to what they are of
-STATE_KEYS = (*AVERAGES, "state_dict", "model", "model_state_dict")
-WRAPPERS = ("module.", "_orig_mod.", "model.")  # what DistributedDataParallel, torch.compile and Lightning put before
-NUM_AVERAGED = "n_averaged"  # a counter in averages
 OWN = ("backbone.body.", "pyramid.laterals.", "head.cls.")
-INERT = (  # numpy's numbers, such as a best score or a random state
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
-    "numpy.dtype",
-    "numpy.ndarray",
-    "_codecs.encode",
-)
-LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that torch's files once began with
-ZIP, PICKLE = b"PK", b"\x80"
-LARGEST_HEADER = 100_000_000  # of a safetensors file, bytes
 
 
 class Conversion(NamedTuple):
@@ -55,14 +36,6 @@ class Written(NamedTuple):
     proposes: bool  # a whole network; otherwise a backbone to train on
 
 
-def is_foreign(source: str | Path) -> bool:
-    """Whether a source of weights is for this module, rather than a checkpoint of ours; nothing is read."""
-    path = Path(source)
-    if str(source) in PUBLISHED or backbones.is_hub_name(str(source)):
-        return True
-    return path.is_file() and not (path.name == MODEL_FILE and (path.parent / CONFIG_FILE).is_file())
-
-
 def convert_weights(source: str | Path, changes: Mapping[str, Any] | None = None) -> Conversion:
     """A network of ours with the weights of another program.
 
@@ -76,9 +49,10 @@ def convert_weights(source: str | Path, changes: Mapping[str, Any] | None = None
         ConfigError: a change names no field, or asks for what cannot be.
         DownloadError: a published file cannot be fetched.
     """
-    if backbones.is_hub_name(str(source)):
-        raise CheckpointError(backbones.explain_use(str(source), backbones.read_settings(str(source))["backbone"]))
-    return _convert(read_weights(source), changes)
+    opened = classify(source)
+    if opened.kind == "timm":
+        raise CheckpointError(backbones.explain_use(opened.name, backbones.read_settings(opened.name)["backbone"]))
+    return convert_file(opened.file, changes)
 
 
 def convert_to_folder(source: str | Path, folder: Path, changes: Mapping[str, Any] | None = None) -> Written:
@@ -92,61 +66,19 @@ def convert_to_folder(source: str | Path, folder: Path, changes: Mapping[str, An
     Raises:
         ObjectnessError: as `convert_weights` and `backbones.read_hub_backbone`.
     """
-    if backbones.is_hub_name(str(source)):
-        backbone = backbones.read_hub_backbone(str(source))
+    opened = classify(source)
+    if opened.kind == "timm":
+        backbone = backbones.read_hub_backbone(opened.name)
+    elif opened.kind == "backbone" and backbones.recognises(opened.file.state):
+        backbone = backbones.convert_backbone(opened.file)
     else:
-        file = read_weights(source)
-        if find_family(file) is not None or not backbones.recognises(file.state):
-            conversion = _convert(file, changes)
-            network = conversion.network
-            save_checkpoint(folder, network.state_dict(), network.config)
-            return Written(folder, conversion.family, conversion.notes, proposes=True)
-        backbone = backbones.convert_backbone(file)
+        conversion = convert_file(opened.file, changes)
+        network = conversion.network
+        save_checkpoint(folder, network.state_dict(), network.config)
+        return Written(folder, conversion.family, conversion.notes, proposes=True)
     backbone = _change_pixels(backbone, changes or {}, str(source))
     backbones.save_backbone(backbone, folder)
     return Written(folder, "backbone", backbone.notes, proposes=False)
-
-
-def read_weights(source: str | Path) -> WeightsFile:
-    """Names and tensors of a file, with what was wrapped around them taken off.
-
-    Raises:
-        CheckpointError: not there, damaged, or no weights.
-        DownloadError: a published file cannot be fetched.
-    """
-    path = fetch_published(str(source)) if str(source) in PUBLISHED else Path(source)
-    if path.is_dir():
-        raise CheckpointError(f"{source}: is a folder; pass the file with the weights that is in it")
-    if not path.is_file():
-        raise CheckpointError(f"{source}: there is no such file, and no such published name; known are {_list_names()}")
-    return unwrap(_read_contents(path), str(source), path)
-
-
-def unwrap(contents: object, origin: str, path: Path | None = None) -> WeightsFile:
-    """The state dict in what a file holds, which may be a whole training checkpoint.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    extra: dict[str, Any] = {}
-    while isinstance(contents, Mapping):
-        key = next((key for key in STATE_KEYS if isinstance(contents.get(key), Mapping)), None)
-        extra |= {str(name): value for name, value in contents.items() if name != key and not _is_array(value)}
-        if key is None:
-            break
-        extra["state_key"] = key
-        contents = contents[key]
-    found = contents if isinstance(contents, Mapping) else {}
-    state = {str(name): _to_tensor(value) for name, value in found.items() if _is_array(value)}
-    state.pop(NUM_AVERAGED, None)
-    if not state:
-        raise CheckpointError(
-            f"{origin}: holds no state dict (a mapping of names to tensors), nor one that is known of"
-        )
-    for wrapper in WRAPPERS:
-        if all(name.startswith(wrapper) for name in state):
-            state = {name.removeprefix(wrapper): value for name, value in state.items()}
-    return WeightsFile(origin, state, extra, path)
 
 
 def change_config(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -179,7 +111,21 @@ def _change_pixels(
     return backbone._replace(mean=config.input.mean, std=config.input.std, notes=notes)
 
 
-def _convert(file: WeightsFile, changes: Mapping[str, Any] | None) -> Conversion:
+def convert_file(file: WeightsFile, changes: Mapping[str, Any] | None = None) -> Conversion:
+    """A network of ours with the weights that a file holds; see `convert_weights`."""
+    family, converted = translate(file, changes)
+    network = RegionProposalNetwork(converted.config)
+    load_converted(network, converted, file.origin)
+    return Conversion(network.eval(), converted.notes, family, file.origin)
+
+
+def translate(file: WeightsFile, changes: Mapping[str, Any] | None = None) -> tuple[str, Converted]:
+    """Whose weights a file holds, and these in our terms.
+
+    Raises:
+        CheckpointError: nobody's that is known, or they cannot be converted exactly.
+        ConfigError: a change names no field, or asks for what cannot be.
+    """
     family = find_family(file)
     if family is None:
         raise CheckpointError(_explain_unknown(file))
@@ -191,18 +137,19 @@ def _convert(file: WeightsFile, changes: Mapping[str, Any] | None) -> Conversion
             f"{file.origin}: the head has {num_anchors} anchors a cell, the configuration {num_ratios} shapes; if each "
             f"level has one size, name the shapes with --set anchors.ratios=... (height / width), else they do not fit"
         )
-    network = RegionProposalNetwork(config)
-    wanted = network.state_dict()
-    counters = {name: value for name, value in wanted.items() if name.endswith(COUNTER)}
-    load_state(network, counters | dict(converted.state), file.origin)
     key = file.extra.get("state_key")
     notes = (f"taken are the averaged weights, {key}",) if key in AVERAGES else ()
-    return Conversion(network.eval(), notes + converted.notes, family.NAME, file.origin)
+    return family.NAME, Converted(config, converted.state, notes + converted.notes)
 
 
-def find_family(file: WeightsFile) -> Family | None:
-    """Whose weights these are, by the names of the tensors."""
-    return next((family for family in FAMILIES if family.recognises(file.state)), None)
+def load_converted(network: RegionProposalNetwork, converted: Converted, origin: str) -> None:
+    """Put converted weights into a network.
+
+    Raises:
+        CheckpointError: it has another configuration.
+    """
+    counters = {name: value for name, value in network.state_dict().items() if name.endswith(COUNTER)}
+    load_state(network, counters | dict(converted.state), origin)
 
 
 def _explain_unknown(file: WeightsFile) -> str:
@@ -214,32 +161,3 @@ def _explain_unknown(file: WeightsFile) -> str:
     known = ", ".join(family.NAME for family in FAMILIES)
     found = find_foreign_part(file.state) or f"tensors such as {next(iter(file.state))}"
     return f"{file.origin}: is no proposal network of {known}, nor a backbone that is known; it has {found}"
-
-
-def _read_contents(path: Path) -> object:
-    """What a file holds, by its first bytes rather than its name."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(LEGACY_TORCH))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-    inert = {*INERT, *(name for family in FAMILIES for name in family.INERT)}
-    is_safetensors = start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LARGEST_HEADER
-    if path.suffix == ".safetensors" or is_safetensors:
-        return read_safetensors(path)
-    is_torch = start.startswith((ZIP, LEGACY_TORCH))
-    if not is_torch and (start.startswith(PICKLE) or path.suffix == ".pkl"):
-        return read_arrays(path, inert=inert - set(INERT))
-    return read_torch_contents(path, inert)
-
-
-def _is_array(value: object) -> bool:
-    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiub")
-
-
-def _to_tensor(value: Any) -> Tensor:
-    return value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
-
-
-def _list_names() -> str:
-    return ", ".join(PUBLISHED)
