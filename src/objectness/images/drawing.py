@@ -1,17 +1,21 @@
-"""Boxes drawn on their image: the best on top, the doubtful faint, each between dark lines so that it shows anywhere.
+"""Boxes drawn on their image, the best on top, each between dark lines so that it shows anywhere.
 
-Lines lie on whole pixels, which keeps them crisp, and grow with the image. Colours tell the pyramid level that a box
-comes from, in tones that stay apart for colour-blind eyes too (after Okabe and Ito), or else its score.
+Lines lie on whole pixels, which keeps them crisp, and grow with the image. Colours tell boxes apart if they are few, or
+they show a box's pyramid level or score, and then doubtful boxes are faint. The tones of boxes and levels stay apart
+for colour-blind eyes too (after Okabe and Ito).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import AnnotationError, ImageError
+from ..errors import AnnotationError, ConfigError, ImageError
 from .reading import to_rgb
 
 if TYPE_CHECKING:
@@ -19,10 +23,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+ColourBy = Literal["box", "level", "score"]
+
+# At least 23 apart in CIELAB for normal, protan, deutan and tritan eyes (Machado and others, 2009).
+BOX_COLOURS = (
+    (55, 180, 255),
+    (255, 176, 0),
+    (10, 246, 170),
+    (250, 116, 182),
+    (255, 255, 255),
+    (250, 98, 50),
+    (86, 110, 255),
+    (246, 219, 117),
+)
 LEVEL_COLOURS = {2: (90, 190, 255), 3: (0, 220, 150), 4: (250, 235, 70), 5: (255, 150, 40), 6: (255, 110, 200)}
 SCORE_COLOURS = ((110, 130, 255), (230, 90, 200), (255, 150, 70), (255, 225, 70))  # from the lowest to the highest
 DARK = (12, 14, 20)  # the lines beside the coloured ones, and the text
-FAINTEST = 0.4  # opacity of the lowest score that is drawn; the highest is drawn in full
+FAINTEST = 0.4  # opacity of the lowest score that is drawn, where many are; the highest is drawn in full
+LINES_ACROSS = {"box": 250, "level": 350, "score": 350}  # line widths in a picture's diagonal
+LABEL_SHARE = 1 / 25  # of a picture that a label covers at most
+SLIDES = (0.0, 1.0, 0.5, 0.25, 0.75)  # where along its box's edge a label may stand, in the order of preference
 
 
 class _Rectangle(NamedTuple):
@@ -39,6 +59,13 @@ class _Rectangle(NamedTuple):
     def meets(self, other: _Rectangle) -> bool:
         return self.x1 < other.x2 and other.x1 < self.x2 and self.y1 < other.y2 and other.y1 < self.y2
 
+    def holds(self, other: _Rectangle) -> bool:
+        return self.x1 <= other.x1 and other.x2 <= self.x2 and self.y1 <= other.y1 and other.y2 <= self.y2
+
+    @property
+    def area(self) -> int:
+        return max(self.x2 - self.x1, 0) * max(self.y2 - self.y1, 0)
+
 
 def draw_boxes(
     image: np.ndarray | Image.Image,
@@ -47,6 +74,7 @@ def draw_boxes(
     levels: ArrayLike | Tensor | None = None,
     *,
     max_boxes: int = 100,
+    colour_by: ColourBy | None = None,
     width: int | None = None,
     labels: int = 5,
 ) -> Image.Image:
@@ -59,28 +87,41 @@ def draw_boxes(
         scores: (n,), in any range and order; they decide what is on top, what is faint, and the labels.
         levels: (n,) pyramid levels, 2..6, for the colours.
         max_boxes: how many to draw, the best.
+        colour_by: "box" gives boxes that overlap different colours, and draws all in full: for few boxes. "level" and
+            "score" colour by these, and draw low scores faint. By default "level" if levels are given, else "score".
         width: of the lines, px; None follows the size of the image.
-        labels: how many of the best show their score; one that would cover a better one's is left out.
+        labels: how many of the best show their score. Labels lie within the picture and never cover each other; one for
+            which there is no room, or which would hide much of a small picture, is left out.
     Returns:
         A Pillow image, RGB, as large as `image`.
     Raises:
         AnnotationError: boxes that are not (n, 4), scores or levels that are not (n,), or any that is not finite.
+        ConfigError: an unknown `colour_by`, or "level" without levels.
         ImageError: an array that is not (H, W, 3) uint8.
     """
     pixels = copy_pixels(image)
+    size = pixels.shape[:2]
     corners = _to_array("boxes", boxes, (-1, 4))
     ranks = np.zeros(len(corners)) if scores is None else _to_array("scores", scores, (len(corners),))
+    found_on = np.zeros(len(corners)) if levels is None else _to_array("levels", levels, (len(corners),))
     order = np.argsort(-ranks, kind="stable")  # equals stay in their order
-    best = order[_meet(corners, pixels.shape[:2])[order]][: max(max_boxes, 0)]
-    strengths = _stretch(ranks[best])
-    colours = _grade(strengths) if levels is None else _tell_apart(_to_array("levels", levels, (len(corners),))[best])
-    line = width or max(1, round(float(np.hypot(*pixels.shape[:2])) / 350))
-    frames = _snap(corners[best], line, pixels.shape[:2])
+    best = order[_meet(corners, size)[order]][: max(max_boxes, 0)]
+    by = colour_by or ("score" if levels is None else "level")
+    if by not in LINES_ACROSS or (by == "level" and levels is None):
+        raise ConfigError(f'colour_by must be "box", "score", or "level" with levels, got {by!r}')
+    line = width or max(1, round(float(np.hypot(*size)) / LINES_ACROSS[by]))
+    frames = _snap(corners[best], line, size)
+    strengths = np.ones(len(best)) if by == "box" else _stretch(ranks[best])
+    colours = {
+        "box": lambda: _tell_apart(frames),
+        "level": lambda: _tell_levels_apart(found_on[best]),
+        "score": lambda: _grade(strengths),
+    }[by]()
     for frame, colour, strength in reversed(list(zip(frames, colours, strengths, strict=True))):
         _draw_frame(pixels, frame, line, colour, FAINTEST + (1 - FAINTEST) * strength)
     picture = Image.fromarray(pixels)
     if scores is not None:
-        _draw_labels(picture, list(zip(frames, colours, ranks[best], strict=True))[: max(labels, 0)], line)
+        _draw_labels(picture, frames, colours, [f"{score:.2f}" for score in ranks[best][: max(labels, 0)]], line)
     return picture
 
 
@@ -95,6 +136,21 @@ def copy_pixels(image: np.ndarray | Image.Image) -> np.ndarray:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ImageError(f"an array to draw on is (H, W, 3) uint8, and this one is {image.shape} {image.dtype}")
     return image.copy()
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture in the format of its ending, whole or not at all; missing folders are made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        picture.save(unfinished, Image.registered_extensions()[path.suffix.lower()], quality=90, subsampling=0)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _to_array(name: str, values: ArrayLike | Tensor, shape: tuple[int, ...]) -> np.ndarray:
@@ -127,7 +183,17 @@ def _grade(strengths: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(strengths, stops, channel) for channel in zip(*SCORE_COLOURS, strict=True)], axis=-1)
 
 
-def _tell_apart(levels: np.ndarray) -> np.ndarray:
+def _tell_apart(frames: Sequence[_Rectangle]) -> np.ndarray:
+    """Colours (n, 3) that tell boxes apart: each the one least used by those that it meets, then by all before it."""
+    given: list[int] = []
+    for frame in frames:
+        near = Counter(colour for colour, other in zip(given, frames, strict=False) if frame.meets(other))
+        used = Counter(given)
+        given.append(min(range(len(BOX_COLOURS)), key=lambda colour: (near[colour], used[colour])))
+    return np.array([BOX_COLOURS[colour] for colour in given]).reshape(-1, 3)
+
+
+def _tell_levels_apart(levels: np.ndarray) -> np.ndarray:
     """Colours (n, 3) of levels (n,); those below 2 and above 6 look like their nearest."""
     return np.array([LEVEL_COLOURS[int(level)] for level in levels.clip(2, 6)]).reshape(-1, 3)
 
@@ -164,18 +230,63 @@ def _draw_ring(pixels: np.ndarray, ring: _Rectangle, line: int, colour: np.ndarr
         part[:] = np.rint(part * (1 - opacity) + colour * opacity)
 
 
-def _draw_labels(picture: Image.Image, marks: list[tuple[_Rectangle, np.ndarray, float]], line: int) -> None:
-    """Write each score on its box, the best first, where no label stands yet."""
+def _draw_labels(
+    picture: Image.Image, frames: Sequence[_Rectangle], colours: np.ndarray, texts: Sequence[str], line: int
+) -> None:
+    """Write texts on the first of the boxes, in their order, each where it covers no other."""
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(max(11, 6 * line))
+    pad = max(2, line)
     placed: list[_Rectangle] = []
-    for frame, colour, score in marks:
-        text, pad = f"{score:.2f}", max(2, line)
+    for index, (text, colour) in enumerate(zip(texts, colours, strict=False)):
         left, top, right, bottom = map(round, draw.textbbox((0, 0), text, font))
-        width, height = right - left + 2 * pad, bottom - top + 2 * pad
-        x = max(0, min(frame.x1, picture.width - width))
-        y = frame.y1 - height if frame.y1 >= height else frame.y1
-        label = _Rectangle(x, y, x + width, y + height)
-        if not any(label.meets(other) for other in placed):
+        size = (right - left + 2 * pad, bottom - top + 2 * pad)
+        if size[0] * size[1] > LABEL_SHARE * picture.width * picture.height:
+            continue
+        label = _place_label(index, frames, size, picture.size, line, placed)
+        if label is not None:
             placed.append(label)
-            draw.rectangle((x, y, x + width - 1, y + height - 1), fill=tuple(map(round, colour)))
-            draw.text((x + pad - left, y + pad - top), text, DARK, font)
+            draw.rectangle((label.x1, label.y1, label.x2 - 1, label.y2 - 1), fill=tuple(map(round, colour)))
+            draw.text((label.x1 + pad - left, label.y1 + pad - top), text, DARK, font)
+
+
+def _place_label(
+    index: int,
+    frames: Sequence[_Rectangle],
+    size: tuple[int, int],
+    limits: tuple[int, int],
+    line: int,
+    placed: Sequence[_Rectangle],
+) -> _Rectangle | None:
+    """Where the label of one of the boxes stands: at its edge, in the picture, on no other label.
+
+    Of the places left it takes that where it hides the fewest other boxes' lines, and no small box of its own.
+
+    Args:
+        index: of the box among `frames`.
+        frames: outer edges of all boxes' lines.
+        size: (width, height) of the label, px.
+        limits: (width, height) of the picture, px.
+        line: width of the lines, px.
+        placed: the labels that stand already.
+    """
+    frame = frames[index]
+    others = [*frames[:index], *frames[index + 1 :]]
+    best, fewest = None, len(frames) + 2
+    for label in _list_places(frame, size, limits):
+        if any(label.inset(-1).meets(other) for other in placed):  # a pixel between them, so that none looks longer
+            continue
+        hidden = sum(label.meets(other) and not other.inset(line).holds(label) for other in others)
+        hidden += label.meets(frame) and 4 * size[0] * size[1] > frame.area
+        if hidden < fewest:
+            best, fewest = label, hidden
+    return best
+
+
+def _list_places(frame: _Rectangle, size: tuple[int, int], limits: tuple[int, int]) -> Iterator[_Rectangle]:
+    """Places for a label within the picture: above its box, below it, inside at the top, inside at the bottom."""
+    width, height = size
+    for y in (frame.y1 - height, frame.y2, frame.y1, frame.y2 - height):
+        for slide in SLIDES:
+            x = min(max(round(frame.x1 + slide * (frame.x2 - frame.x1 - width)), 0), limits[0] - width)
+            if x >= 0 <= y <= limits[1] - height:
+                yield _Rectangle(x, y, x + width, y + height)
