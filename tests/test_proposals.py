@@ -1,17 +1,18 @@
+import json
 import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from objectness.errors import ImageError, ObjectnessError
+from objectness.errors import ConfigError, ImageError, ObjectnessError
 from objectness.images.drawing import draw_boxes
-from objectness.proposals import Proposals
+from objectness.proposals import Proposal, Proposals
 
 GREY = np.full((60, 80, 3), 128, dtype=np.uint8)
 LOGITS = torch.tensor([2.0, 0.0, 0.0, -1.0])
@@ -50,7 +51,184 @@ def test_scores_are_sigmoids() -> None:
     np.testing.assert_allclose(make_proposals().scores, 1 / (1 + np.exp(-LOGITS.numpy())), rtol=1e-6)
 
 
+# Like any sequence
+
+
+def test_one_of_them() -> None:
+    proposals = make_proposals()
+    first = proposals[0]
+    assert first == Proposal((0, 1, 12, 23), pytest.approx(0.8807971), 2.0, 2)
+    assert isinstance(first.box[0], float)
+    assert proposals[-1] == proposals[3] == proposals[np.int64(3)]
+    assert list(proposals) == [proposals[place] for place in range(4)]
+    assert [level for _, _, _, level in proposals] == [2, 6, 3, 4]
+    assert list(make_proposals(0)) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "places"),
+    [
+        (slice(None), [0, 1, 2, 3]),
+        (slice(1, 3), [1, 2]),
+        (slice(None, -1), [0, 1, 2]),
+        (slice(None, None, 2), [0, 2]),
+        (slice(None, None, -1), [3, 2, 1, 0]),
+        (slice(9, None), []),
+        ([2, 0], [2, 0]),
+        ((-1, 1, 1), [3, 1, 1]),
+        ([], []),
+        ([True, False, False, True], [0, 3]),
+        (np.array([3, 1], dtype=np.uint8), [3, 1]),  # torch alone would take it for a mask
+        (np.arange(3)[::-1], [2, 1, 0]),
+        (range(1, 3), [1, 2]),
+        (np.array([False, True, False, False]), [1]),
+        (torch.tensor([1, -2]), [1, 2]),
+        (torch.tensor([0, 3], dtype=torch.int32), [0, 3]),
+        (torch.tensor([False] * 4), []),
+        (LOGITS > 0, [0]),
+    ],
+)
+def test_some_of_them(rows: object, places: list[int]) -> None:
+    proposals = make_proposals()
+    taken = proposals[rows]  # type: ignore[call-overload]
+    assert len(taken) == len(places)
+    for name in ("boxes", "logits", "levels", "features"):
+        assert torch.equal(getattr(taken, name), getattr(proposals, name)[torch.tensor(places, dtype=torch.int64)])
+    assert taken.image_size == (80, 120)
+
+
+def test_none_of_none() -> None:
+    nothing = make_proposals(0)
+    for rows in (slice(None), [], torch.zeros(0, dtype=torch.bool)):
+        assert len(nothing[rows]) == 0  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        (4, r"there is no proposal 4; there are 4$"),
+        (-5, r"there is no proposal -5; there are 4$"),
+        ([0, 7], r"there is no proposal 7; there are 4$"),
+        ([True], r"a mask of 1 for 4 proposals; give one value for each"),
+        (torch.ones(5, dtype=torch.bool), r"a mask of 5 for 4 proposals"),
+        ([0.5], r"indexed by \(n,\) bool or integers, not \(1,\) torch.float64"),
+        (torch.ones(2, 4, dtype=torch.bool), r"indexed by \(n,\) bool or integers, not \(2, 4\) torch.bool"),
+    ],
+)
+def test_what_is_not_there_is_an_index_error(rows: object, sentence: str) -> None:
+    with pytest.raises(IndexError, match=sentence):
+        make_proposals()[rows]  # type: ignore[call-overload]
+
+
+def test_above_looks_at_every_score() -> None:
+    """Also where an index has changed the order."""
+    assert make_proposals()[::-1].above(0.5).logits.tolist() == [0.0, 0.0, 2.0]
+
+
+# Suppression
+
+
+def make_overlapping() -> Proposals:
+    """IoU of the first two 0.8 (80 of 100 px^2), of the first and third 0.5, of the second and third 50/80 = 0.625."""
+    return Proposals(
+        boxes=torch.tensor([[0.0, 0, 10, 10], [0, 0, 8, 10], [0, 0, 5, 10], [20, 0, 30, 10]]),
+        logits=torch.tensor([3.0, 2.0, 1.0, 0.0]),
+        levels=torch.tensor([2, 3, 3, 2]),
+        image_size=(20, 40),
+    )
+
+
+@pytest.mark.parametrize(
+    ("iou", "across", "left"),
+    [
+        (0.79, True, [3.0, 1.0, 0.0]),  # the second is gone, and so cannot suppress the third
+        (0.49, True, [3.0, 0.0]),
+        (0.5, True, [3.0, 1.0, 0.0]),  # exactly the threshold suppresses nothing
+        (0.9, True, [3.0, 2.0, 1.0, 0.0]),
+        (0.6, False, [3.0, 2.0, 0.0]),  # the first is on another level
+        (0.7, False, [3.0, 2.0, 1.0, 0.0]),
+    ],
+)
+def test_nms(iou: float, across: bool, left: list[float]) -> None:
+    proposals = make_overlapping()
+    assert proposals.nms(iou, across_levels=across).logits.tolist() == left
+    assert proposals[::-1].nms(iou, across_levels=across).logits.tolist() == left
+    assert len(proposals[:0].nms(iou)) == 0
+
+
+def test_nms_goes_across_levels_unless_told_otherwise() -> None:
+    assert make_overlapping().nms(0.6).logits.tolist() == [3.0, 1.0, 0.0]
+    with pytest.raises(ConfigError, match="iou_threshold = 2 is not in"):
+        make_overlapping().nms(2)
+
+
 # For others
+
+
+def test_numpy_gives_copies() -> None:
+    proposals = make_proposals()
+    arrays = proposals.numpy()
+    boxes, scores, logits, levels = arrays
+    assert [type(each) for each in arrays] == [np.ndarray] * 4
+    np.testing.assert_array_equal(boxes, proposals.boxes)
+    np.testing.assert_array_equal(scores, proposals.scores)
+    np.testing.assert_array_equal(logits, LOGITS)
+    np.testing.assert_array_equal(levels, [2, 6, 3, 4])
+    assert (boxes.dtype, levels.dtype) == (np.float32, np.int64)
+    boxes[:], logits[:], levels[:] = -1, -1, -1
+    assert torch.equal(proposals.boxes, make_proposals().boxes)
+    assert torch.equal(proposals.logits, LOGITS)
+    assert (proposals.levels > 0).all()
+
+
+def test_coco_results() -> None:
+    results = make_proposals(2).to_coco(17)
+    assert json.loads(json.dumps(results)) == [
+        {"image_id": 17, "category_id": 1, "bbox": [0, 1, 12, 22], "score": pytest.approx(0.8807971)},
+        {"image_id": 17, "category_id": 1, "bbox": [4, 5, 12, 22], "score": 0.5},
+    ]
+    assert make_proposals(0).to_coco("a") == []
+
+
+def test_pycocotools_reads_coco_results(photo_records: tuple[object, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    coco = pytest.importorskip("pycocotools.coco").COCO(str(Path(__file__).parents[1] / "examples" / "boxes.json"))
+    image_id = coco.getImgIds()[0]
+    loaded = coco.loadRes(make_proposals().to_coco(image_id)).loadAnns([1, 2, 3, 4])
+    assert [entry["image_id"] for entry in loaded] == [image_id] * 4
+    assert [entry["area"] for entry in loaded] == [12 * 22] * 4
+
+
+def test_pandas_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ObjectnessError, match=r"^to_pandas\(\) needs pandas: pip install pandas$"):
+        make_proposals().to_pandas()
+
+
+def test_pandas_gets_a_column_for_each_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=dict))
+    table = make_proposals(2).to_pandas()
+    plain = {name: column.tolist() for name, column in table.items()}
+    assert plain == {
+        "x1": [0, 4],
+        "y1": [1, 5],
+        "x2": [12, 16],
+        "y2": [23, 27],
+        "score": [pytest.approx(0.8807971), 0.5],
+        "logit": [2, 0],
+        "level": [2, 6],
+    }
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_to_pandas(count: int) -> None:
+    pandas = pytest.importorskip("pandas")
+    table = make_proposals(count).to_pandas()
+    assert isinstance(table, pandas.DataFrame)
+    assert list(table.columns) == ["x1", "y1", "x2", "y2", "score", "logit", "level"]
+    assert len(table) == count
+    np.testing.assert_array_equal(table[["x1", "y1", "x2", "y2"]], make_proposals(count).boxes)
+    np.testing.assert_array_equal(table["logit"], LOGITS[:count])
+    assert table.query("score > 0.6")["level"].tolist() == [2][:count]
 
 
 def test_to_detectron2() -> None:
@@ -102,6 +280,14 @@ def test_supervision_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(ObjectnessError, match=r"needs supervision: pip install 'objectness\[supervision\]'$"):
         make_proposals().to_supervision()
+
+
+def test_repr_is_short() -> None:
+    proposals = make_proposals()
+    assert repr(proposals) == "<4 proposals, 120 x 80 px, scores 0.88 to 0.27>"
+    known = replace(proposals, image=Path("a/b.jpg"))[:1]
+    assert repr(known) == "<1 proposals of a/b.jpg, 120 x 80 px, scores 0.88 to 0.88>"
+    assert repr(proposals[:0]) == "<0 proposals, 120 x 80 px>"
 
 
 PROPOSALS = Proposals(

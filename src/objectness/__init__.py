@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from .predict import Proposer as Proposer
     from .predict import load as load
     from .proposal_files.convert import convert_proposals as convert_proposals
+    from .proposals import Proposal as Proposal
     from .proposals import Proposals as Proposals
     from .runtimes.choose import make_engine as make_engine
     from .structures import Batch as Batch
@@ -98,7 +99,7 @@ _HOMES = {
     "network": ("RegionProposalNetwork",),
     "predict": ("Proposer", "load"),
     "proposal_files.convert": ("convert_proposals",),
-    "proposals": ("Proposals",),
+    "proposals": ("Proposal", "Proposals"),
     "runtimes.choose": ("make_engine",),
     "structures": ("Batch", "Output", "Selection", "Targets"),
     "training.loop": ("train",),

@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .errors import ImageError, ObjectnessError
+from .geometry.nms import nms
 
 if TYPE_CHECKING:
-    import numpy as np
+    import pandas
     import supervision
     from PIL import Image
 
+COCO_CATEGORY = 1  # of every box: proposals have no class
 
-@dataclass(frozen=True, eq=False)
+Rows = slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
+
+
+class Proposal(NamedTuple):
+    """One proposal: a box in the original image, and how likely an object is there."""
+
+    box: tuple[float, float, float, float]  # xyxy, px in the original image
+    score: float  # in [0, 1]
+    logit: float
+    level: int  # of the pyramid, 2..6
+
+
+class Arrays(NamedTuple):
+    """Proposals as numpy arrays."""
+
+    boxes: np.ndarray  # (n, 4) float32 xyxy, px in the original image
+    scores: np.ndarray  # (n,) float32 in [0, 1]
+    logits: np.ndarray  # (n,) float32
+    levels: np.ndarray  # (n,) int64
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Proposals:
     """Where the objects of one image are, best first, in the original image's own pixels.
+
+        len(proposals), proposals[0].box, proposals[:10], proposals[proposals.scores > 0.5]
+        for box, score, logit, level in proposals: ...
 
     Attributes:
         boxes: (n, 4) float32 xyxy, px in the original image, on the CPU.
@@ -34,8 +62,8 @@ class Proposals:
     logits: Tensor
     levels: Tensor
     image_size: tuple[int, int]
-    image: Path | Image.Image | np.ndarray | None = field(default=None, repr=False)
-    features: Tensor | None = field(default=None, repr=False)
+    image: Path | Image.Image | np.ndarray | None = field(default=None)
+    features: Tensor | None = field(default=None)
 
     @property
     def scores(self) -> Tensor:
@@ -45,13 +73,46 @@ class Proposals:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __iter__(self) -> Iterator[Proposal]:
+        columns = (each.tolist() for each in (self.boxes, self.scores, self.logits, self.levels))
+        for box, score, logit, level in zip(*columns, strict=True):
+            yield Proposal(tuple(box), score, logit, level)
+
+    @overload
+    def __getitem__(self, rows: int) -> Proposal: ...
+
+    @overload
+    def __getitem__(self, rows: Rows) -> Proposals: ...
+
+    def __getitem__(self, rows: int | Rows) -> Proposal | Proposals:
+        """One proposal, or those of a slice, a mask (n,) of bool or indices (m,), in their order.
+
+        Raises:
+            IndexError: a place that is not there, or a mask of another length.
+        """
+        if isinstance(rows, (int, np.integer)):
+            return next(iter(self._take(_find_rows([int(rows)], len(self)))))
+        return self._take(_find_rows(rows, len(self)))
+
     def top(self, count: int) -> Proposals:
         """The best `count` of them, or all where there are fewer."""
-        return self._take(slice(max(count, 0)))
+        return self[: max(count, 0)]
 
     def above(self, min_score: float) -> Proposals:
         """Those whose score is at least `min_score`."""
-        return self._take(slice(int((self.scores >= min_score).sum())))  # scores fall, so they are a prefix
+        return self[self.scores >= min_score]
+
+    def nms(self, iou_threshold: float, across_levels: bool = True) -> Proposals:
+        """Those that no better one overlaps by more than a threshold, best first.
+
+        Args:
+            iou_threshold: in [0, 1]; a network's own suppression, within each level, is usually at 0.7.
+            across_levels: whether boxes of different levels suppress each other.
+
+        Raises:
+            ConfigError: a threshold beyond [0, 1].
+        """
+        return self._take(nms(self.boxes, self.logits, iou_threshold, None if across_levels else self.levels))
 
     def draw(self, **style: Any) -> Image.Image:
         """The image with its boxes on it; it is read again if it is known by its path.
@@ -76,6 +137,33 @@ class Proposals:
             sizes = "{} x {} px high and wide, and was {} x {}".format(*pixels.shape[:2], *self.image_size)
             raise ImageError(f"the image is {sizes} when the proposals were made; propose on it again")
         return draw_boxes(pixels, self.boxes, self.scores, self.levels, **style)
+
+    def numpy(self) -> Arrays:
+        """Copies as numpy arrays: `boxes, scores, logits, levels = proposals.numpy()`."""
+        return Arrays(*(each.numpy().copy() for each in (self.boxes, self.scores, self.logits, self.levels)))
+
+    def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
+        """COCO results, which pycocotools' `loadRes` reads: `image_id`, `category_id` (1), `bbox` (xywh), `score`."""
+        corners = self.boxes.double()  # so that x + width is exactly x2
+        bboxes = torch.cat([corners[:, :2], corners[:, 2:] - corners[:, :2]], dim=1).tolist()
+        return [
+            {"image_id": image_id, "category_id": COCO_CATEGORY, "bbox": bbox, "score": score}
+            for bbox, score in zip(bboxes, self.scores.tolist(), strict=True)
+        ]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A table with a row for each: x1, y1, x2, y2, score, logit, level.
+
+        Raises:
+            ObjectnessError: pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise ObjectnessError("to_pandas() needs pandas: pip install pandas") from error
+        boxes, scores, logits, levels = self.numpy()
+        columns = dict(zip(("x1", "y1", "x2", "y2"), boxes.T, strict=True))
+        return DataFrame({**columns, "score": scores, "logit": logits, "level": levels})
 
     def to_detectron2(self) -> dict[str, Any]:
         """Copies under the names that detectron2's `Instances` of proposals have; docs/second-stage.md makes one.
@@ -108,8 +196,36 @@ class Proposals:
             data={"level": self.levels.numpy().copy()},
         )
 
-    def _take(self, part: slice) -> Proposals:
-        features = None if self.features is None else self.features[part]
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        name = f" of {self.image}" if isinstance(self.image, Path) else ""
+        scores = f", scores {self.scores.max():.2f} to {self.scores.min():.2f}" if len(self) else ""
+        return f"<{len(self)} proposals{name}, {width} x {height} px{scores}>"
+
+    def _take(self, rows: slice | Tensor) -> Proposals:
+        features = None if self.features is None else self.features[rows]
         return replace(
-            self, boxes=self.boxes[part], logits=self.logits[part], levels=self.levels[part], features=features
+            self, boxes=self.boxes[rows], logits=self.logits[rows], levels=self.levels[rows], features=features
         )
+
+
+def _find_rows(rows: Rows, count: int) -> slice | Tensor:
+    """What tensors of `count` rows are indexed with; raises `IndexError` where `Proposals[...]` does."""
+    if isinstance(rows, slice):
+        if rows.step is None or rows.step > 0:
+            return rows
+        rows = range(*rows.indices(count))  # torch takes no negative steps
+    places = rows if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows))
+    if places.shape == (0,) and places.dtype != torch.bool:
+        places = places.long()  # [] is of floats
+    if places.ndim != 1 or places.is_floating_point() or places.is_complex():
+        raise IndexError(f"proposals are indexed by (n,) bool or integers, not {tuple(places.shape)} {places.dtype}")
+    if places.dtype == torch.bool:
+        if len(places) != count:
+            raise IndexError(f"a mask of {len(places)} for {count} proposals; give one value for each")
+        return places
+    places = places.long()  # torch takes uint8 for a mask
+    beyond = places[(places < -count) | (places >= count)]
+    if len(beyond):
+        raise IndexError(f"there is no proposal {int(beyond[0])}; there are {count}")
+    return places
