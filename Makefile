@@ -1,4 +1,4 @@
-# make demo    propose on the example photos and draw what was found
+# make demo    propose on the example photos and draw the best finds
 # make test    run all the tests
 # make check   formatting, lint and types
 # make bench   run the benchmarks, which write docs/benchmarks.md
@@ -17,9 +17,9 @@ KERNELS := setup.py $(wildcard src/objectness/kernels/cpu/*.[ch])
 .NOTPARALLEL:
 
 demo: .venv/.demo-installed
-	$(BIN)/objectness propose examples/photos --out demo/proposals.jsonl --draw demo --top 50 --overwrite
-	@echo "Look at demo/*.jpg: the 50 best proposals on each photo, coloured by pyramid level, the doubtful faint."
-	@echo "demo/proposals.jsonl has them as numbers, one line of JSON for each photo."
+	$(BIN)/objectness propose examples/photos --out demo/proposals.jsonl --draw demo --overwrite
+	@echo "Look at demo/*.jpg: on each photo the best finds, ten at most, each with its score."
+	@echo "demo/proposals.jsonl has all proposals as numbers, one line of JSON for each photo."
 
 test: .venv/.dev-installed peer
 	$(BIN)/python -m pytest

@@ -30,9 +30,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for file in objectness.find_images(args.sources):
         image = objectness.read_image(file)  # (H, W, 3) uint8, upright
-        best = proposer.propose(image).top(args.count)
-        for rank, (box, score) in enumerate(zip(best.boxes.tolist(), best.scores.tolist(), strict=True), start=1):
-            x1, y1, x2, y2 = box
+        best = proposer.propose(image).nms(0.4).top(args.count)  # no two crops of the same thing
+        for rank, ((x1, y1, x2, y2), score, _, _) in enumerate(best, start=1):
             corners = math.floor(x1), math.floor(y1), math.ceil(x2), math.ceil(y2)  # never less than a pixel
             Image.fromarray(image).crop(corners).save(args.out / f"{file.stem}-{rank}-{score:.2f}.jpg")
         print(f"{file}: {len(best)} crops in {args.out}")

@@ -56,7 +56,7 @@ def main() -> None:
         network = train_briefly(name, Config(**budget.network, box_coding=coding), budget)
         proposer = Proposer(network, budget.device)
         print(format_row(coding, proposer, validation), flush=True)
-        pictures.append(proposer.propose(args.photo).top(args.boxes).draw(labels=0))
+        pictures.append(proposer.propose(args.photo).draw(max_boxes=args.boxes, labels=0))
     path = args.picture or budget.runs / "absolute-boxes.jpg"
     put_side_by_side(pictures[::-1]).save(path, quality=90)
 

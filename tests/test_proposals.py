@@ -1,4 +1,7 @@
+import base64
+import io
 import json
+import re
 import sys
 import warnings
 from dataclasses import replace
@@ -10,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from objectness.bulk.run import Result, to_json_line
 from objectness.errors import ConfigError, ImageError, ObjectnessError
 from objectness.images.drawing import draw_boxes
 from objectness.proposals import Proposal, Proposals
@@ -162,6 +166,44 @@ def test_nms_goes_across_levels_unless_told_otherwise() -> None:
         make_overlapping().nms(2)
 
 
+def make_scored(*scored: tuple[list[float], float]) -> Proposals:
+    return Proposals(
+        boxes=torch.tensor([box for box, _ in scored]).reshape(-1, 4),
+        logits=torch.tensor([score for _, score in scored]).logit(),
+        levels=torch.arange(len(scored)) % 5 + 2,
+        image_size=(1000, 1000),
+    )
+
+
+def test_highlights_are_those_near_the_best_score() -> None:
+    apart = [([100.0 * place, 0, 100 * place + 50, 50], score) for place, score in enumerate((0.5, 0.3, 0.21, 0.19))]
+    assert len(make_scored(*apart).highlights()) == 3  # 0.4 of 0.5 is 0.2
+    many = [
+        ([100.0 * (n % 10), 100.0 * (n // 10), 100.0 * (n % 10) + 50, 100.0 * (n // 10) + 50], 0.5) for n in range(20)
+    ]
+    assert len(make_scored(*many).highlights()) == 10
+    assert len(make_scored(*many).highlights(3)) == 3
+    assert len(make_scored().highlights()) == 0
+
+
+@pytest.mark.parametrize(
+    ("second", "score", "stays"),
+    [
+        ([0, 0, 100, 41], 0.5, False),  # IoU 0.41 with the first
+        ([0, 0, 100, 39], 0.5, True),  # 0.39; inside it, but as sure
+        ([0, 0, 100, 39], 0.4, True),  # a score of 0.8 of the first's
+        ([0, 0, 100, 39], 0.39, False),  # a part of it
+        ([-25, 0, 75, 39], 0.39, True),  # 0.75 of it inside the first
+        ([0, 0, 100, 24], 0.39, True),  # less than a quarter of it: a thing of its own
+        ([0, 0, 200, 130], 0.39, False),  # the first is inside it, and 0.38 of it
+        ([0, 0, 200, 201], 0.39, True),  # less than a quarter
+    ],
+)
+def test_highlights_are_no_two_on_the_same_thing(second: list[float], score: float, stays: bool) -> None:
+    proposals = make_scored(([0, 0, 100, 100], 0.5), (second, score))
+    assert len(proposals.highlights()) == 1 + stays
+
+
 # For others
 
 
@@ -282,18 +324,12 @@ def test_supervision_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         make_proposals().to_supervision()
 
 
-def test_repr_is_short() -> None:
-    proposals = make_proposals()
-    assert repr(proposals) == "<4 proposals, 120 x 80 px, scores 0.88 to 0.27>"
-    known = replace(proposals, image=Path("a/b.jpg"))[:1]
-    assert repr(known) == "<1 proposals of a/b.jpg, 120 x 80 px, scores 0.88 to 0.88>"
-    assert repr(proposals[:0]) == "<0 proposals, 120 x 80 px>"
-
+# To look at
 
 PROPOSALS = Proposals(
-    boxes=torch.tensor([[5.5, 5, 40, 40], [20, 10, 70, 55]]),
-    logits=torch.tensor([3.0, -1.0]),
-    levels=torch.tensor([3, 4]),
+    boxes=torch.tensor([[5.5, 5, 40, 40], [20, 10, 70, 55], [6, 5, 40, 40], [60, 5, 70, 9]]),
+    logits=torch.tensor([3.0, 1.0, 0.5, -1.0]),  # scores 0.95, 0.73, 0.62, 0.27; the third is the first again
+    levels=torch.tensor([3, 4, 3, 2]),
     image_size=(60, 80),
 )
 
@@ -302,7 +338,18 @@ def test_proposals_draw_themselves_on_any_kind_of_image(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "a.png")
     expected = draw_boxes(GREY, PROPOSALS.boxes, PROPOSALS.scores, PROPOSALS.levels, labels=1)
     for image in (GREY, Image.fromarray(GREY), tmp_path / "a.png"):
-        assert replace(PROPOSALS, image=image).draw(labels=1).tobytes() == expected.tobytes()
+        assert replace(PROPOSALS, image=image).draw(max_boxes=100, labels=1).tobytes() == expected.tobytes()
+    two = draw_boxes(GREY, PROPOSALS.boxes[:2], PROPOSALS.scores[:2], PROPOSALS.levels[:2])
+    assert replace(PROPOSALS, image=GREY).draw(max_boxes=2).tobytes() == two.tobytes()
+
+
+def test_by_default_few_are_drawn_in_colours_of_their_own() -> None:
+    assert PROPOSALS.highlights().logits.tolist() == [3.0, 1.0]
+    proposals = replace(PROPOSALS, image=GREY)
+    few = PROPOSALS[:2]
+    assert proposals.draw().tobytes() == draw_boxes(GREY, few.boxes, few.scores, colour_by="box", labels=10).tobytes()
+    by_level = draw_boxes(GREY, few.boxes, few.scores, few.levels, width=3, labels=0)
+    assert proposals.draw(colour_by="level", width=3, labels=0).tobytes() == by_level.tobytes()
 
 
 def test_proposals_without_their_image_say_so(tmp_path: Path) -> None:
@@ -312,3 +359,87 @@ def test_proposals_without_their_image_say_so(tmp_path: Path) -> None:
         replace(PROPOSALS, image=tmp_path / "gone.png").draw()
     with pytest.raises(ImageError, match="the image is 60 x 80 px high and wide, and was 60 x 90 when"):
         replace(PROPOSALS, image=GREY, image_size=(60, 90)).draw()
+
+
+def test_show_opens_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[bytes] = []
+    monkeypatch.setattr(Image.Image, "show", lambda picture: shown.append(picture.tobytes()))
+    proposals = replace(PROPOSALS, image=GREY)
+    proposals.show(max_boxes=3, width=1)
+    assert shown == [proposals.draw(max_boxes=3, width=1).tobytes()]
+
+
+def test_save_pictures(tmp_path: Path) -> None:
+    proposals = replace(PROPOSALS, image=GREY)
+    proposals.save(tmp_path / "few.png")
+    proposals.save(str(tmp_path / "all.PNG"), max_boxes=10, labels=0)
+    proposals.save(tmp_path / "few.jpg")
+    for name, picture in (("few.png", proposals.draw()), ("all.PNG", proposals.draw(10, labels=0))):
+        with Image.open(tmp_path / name) as saved:
+            assert saved.tobytes() == picture.tobytes()
+    with Image.open(tmp_path / "few.jpg") as saved:
+        assert (saved.format, saved.size) == ("JPEG", (80, 60))
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_save_numbers_as_the_command_writes_them(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"boxes.{ending}"
+    known = replace(PROPOSALS, image=Path("photos/ü.jpg"))
+    known.save(file)
+    assert file.read_text() == to_json_line(Result(Path("photos/ü.jpg"), PROPOSALS)) + "\n"
+    known.save(file, max_boxes=1)
+    assert json.loads(file.read_text())["boxes"] == [[5.5, 5, 40, 40]]
+    PROPOSALS.save(file)  # not known by a path
+    assert json.loads(file.read_text()) == PROPOSALS.to_dict()
+
+
+def test_save_refuses_other_endings(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a\.txt: pictures end with \.png \.jpg \.jpeg \.webp, numbers with"):
+        replace(PROPOSALS, image=GREY).save(tmp_path / "a.txt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_repr_is_short() -> None:
+    assert repr(PROPOSALS) == "<4 proposals, 80 x 60 px, scores 0.95 to 0.27>"
+    assert (
+        repr(replace(PROPOSALS, image=Path("a/b.jpg"))[:1])
+        == "<1 proposals of a/b.jpg, 80 x 60 px, scores 0.95 to 0.95>"
+    )
+    assert repr(PROPOSALS[:0]) == "<0 proposals, 80 x 60 px>"
+
+
+def test_notebooks_show_a_picture_and_a_table() -> None:
+    shown = replace(PROPOSALS, image=GREY)._repr_html_()
+    (data,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', shown)
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (80, 60))
+        drawn = np.asarray(replace(PROPOSALS, image=GREY).draw(), dtype=float)
+        assert np.abs(np.asarray(picture) - drawn).mean() < 5
+    assert "<tr><td>0.95</td><td>6</td><td>5</td><td>40</td><td>40</td><td>3</td></tr>" in shown
+    assert shown.count("<tr><td>") == 2
+    assert "<caption>4 proposals, 80 x 60 px, scores 0.95 to 0.27; 2 shown</caption>" in shown
+
+
+def test_notebooks_get_a_small_picture_of_a_large_image() -> None:
+    large = Proposals(
+        boxes=torch.tensor([[500.0, 300, 1500, 900]]),
+        logits=torch.tensor([1.0]),
+        levels=torch.tensor([5]),
+        image_size=(1200, 2160),
+        image=np.full((1200, 2160, 3), 128, np.uint8),
+    )
+    (data,) = re.findall(r'base64,([^"]+)"', large._repr_html_())
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        assert picture.size == (720, 400)
+        pixels = np.asarray(picture).astype(int)
+    # a third of the size: the frame is at x = 500 / 3 and 500
+    assert np.abs(pixels[200, [167, 500]] - (55, 180, 255)).max() < 25
+    assert np.abs(pixels[200, [150, 300, 520]] - 128).max() < 5
+
+
+def test_notebooks_show_the_table_where_there_is_no_image(tmp_path: Path) -> None:
+    shown = replace(PROPOSALS, image=tmp_path / "<gone>.png")._repr_html_()
+    assert "&lt;gone&gt;.png: cannot be opened" in shown
+    assert "<gone>" not in shown
+    assert shown.count("<tr><td>") == 2
+    assert "<table>" in PROPOSALS[:0]._repr_html_()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import ImageError, ObjectnessError
-from .geometry.nms import nms
+from .errors import ConfigError, ImageError, ObjectnessError
+from .geometry.boxes import compute_areas, compute_intersections
+from .geometry.nms import keep_greedily, nms
 
 if TYPE_CHECKING:
     import pandas
@@ -20,6 +25,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
 COCO_CATEGORY = 1  # of every box: proposals have no class
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # endings of what `save` draws
+NOTEBOOK_SIDE = 720  # the longer side of a notebook's picture at most, px
+
+# What `highlights` keeps; looked at on photos, with scores that estimate how well a box fits. Such scores are low by
+# nature, and lower in hard photos: where the best has 0.5, right boxes have 0.2 to 0.5 and wrong ones less.
+HIGHLIGHTS = 10
+HIGHLIGHT_SCORE = 0.4  # of the best one's
+HIGHLIGHT_IOU = 0.4
+PART_INSIDE = 0.8  # a part, or what surrounds one: so much of the smaller box is in the larger,
+PART_AREA = 0.25  # of which it is at least this share; what is smaller is taken for a thing of its own,
+PART_SCORE = 0.8  # and so is what is nearly as sure
 
 Rows = slice | Sequence[int] | Sequence[bool] | np.ndarray | Tensor
 
@@ -114,33 +130,81 @@ class Proposals:
         """
         return self._take(nms(self.boxes, self.logits, iou_threshold, None if across_levels else self.levels))
 
-    def draw(self, **style: Any) -> Image.Image:
-        """The image with its boxes on it; it is read again if it is known by its path.
+    def highlights(self, count: int = HIGHLIGHTS) -> Proposals:
+        """The few that a person wants to see: none far less sure than the best, and no two on the same thing.
+
+        Best first, a proposal is left out if its score is below 0.4 of the best one's; if it overlaps one that stays by
+        an IoU above 0.4, on whatever level; or if it is taken for a part of such a one, or for it and its surroundings:
+        with a score below 0.8 of that one's, and 0.8 of the smaller box in the larger, up to four times as large.
+        """
+        sure = self.above(HIGHLIGHT_SCORE * float(self.scores.max())) if len(self) else self
+        few = sure.nms(HIGHLIGHT_IOU)
+        return few[keep_greedily(_find_parts(few.boxes, few.scores).triu(diagonal=1))].top(count)
+
+    def draw(self, max_boxes: int | None = None, **style: Any) -> Image.Image:
+        """The image with boxes on it; it is read again if it is known by its path.
 
         Args:
-            style: the keywords of `objectness.images.drawing.draw_boxes`.
+            max_boxes: draw so many, the best, coloured by their level; by default `highlights`, each in a colour of its
+                own and with its score.
+            style: other keywords of `objectness.draw_boxes`.
 
         Raises:
             ImageError: there is no image, it cannot be read, or it no longer has the size that the proposals were made
                 on.
         """
-        from .images.drawing import copy_pixels, draw_boxes  # here, since only this method needs Pillow's drawing
-        from .images.reading import read_image
+        from .images.drawing import draw_boxes  # here, since only pictures need Pillow's drawing
 
-        image = self.image
-        if image is None:
-            raise ImageError(
-                "these proposals do not know their image; draw them with draw_boxes(image, proposals.boxes)"
-            )
-        pixels = read_image(image) if isinstance(image, (str, Path)) else copy_pixels(image)
-        if pixels.shape[:2] != tuple(self.image_size):
-            sizes = "{} x {} px high and wide, and was {} x {}".format(*pixels.shape[:2], *self.image_size)
-            raise ImageError(f"the image is {sizes} when the proposals were made; propose on it again")
-        return draw_boxes(pixels, self.boxes, self.scores, self.levels, **style)
+        chosen, style = self._choose(max_boxes, style)
+        return draw_boxes(self._read_image(), chosen.boxes, chosen.scores, chosen.levels, **style)
+
+    def show(self, max_boxes: int | None = None, **style: Any) -> None:
+        """Open the picture that `draw` makes in the desktop's viewer."""
+        self.draw(max_boxes, **style).show()
+
+    def save(self, path: str | Path, max_boxes: int | None = None, **style: Any) -> None:
+        """Write the picture that `draw` makes, or the numbers, as the ending says.
+
+        Args:
+            path: of a picture (.png, .jpg, .jpeg, .webp), or of a file with the line that `objectness propose` writes
+                (.json, .jsonl), which names the image if it is known by its path.
+            max_boxes: see `draw`; by default all numbers are written.
+            style: see `draw`.
+
+        Raises:
+            ConfigError: another ending.
+            ImageError: see `draw`.
+        """
+        from .images.drawing import save_picture
+
+        path = Path(path)
+        ending = path.suffix.lower()
+        if ending in PICTURES:
+            save_picture(self.draw(max_boxes, **style), path)
+        elif ending in (".json", ".jsonl"):
+            chosen = self if max_boxes is None else self.top(max_boxes)
+            file = {"file": self.image.as_posix()} if isinstance(self.image, Path) else {}
+            path.write_text(json.dumps(file | chosen.to_dict(), allow_nan=False) + "\n", encoding="ascii")
+        else:
+            raise ConfigError(f"{path}: pictures end with {' '.join(PICTURES)}, numbers with .json or .jsonl")
 
     def numpy(self) -> Arrays:
         """Copies as numpy arrays: `boxes, scores, logits, levels = proposals.numpy()`."""
         return Arrays(*(each.numpy().copy() for each in (self.boxes, self.scores, self.logits, self.levels)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `objectness propose` writes of an image: boxes px to 2 decimals, scores to 5, in plain JSON types.
+
+        Returns:
+            `width`, `height`, `boxes`, `scores`, `levels`.
+        """
+        return {
+            "width": self.image_size[1],
+            "height": self.image_size[0],
+            "boxes": (self.boxes.double().round(decimals=2) + 0.0).tolist(),  # + 0.0 makes -0.0 a plain 0
+            "scores": self.scores.double().round(decimals=5).tolist(),
+            "levels": self.levels.tolist(),
+        }
 
     def to_coco(self, image_id: int | str) -> list[dict[str, Any]]:
         """COCO results, which pycocotools' `loadRes` reads: `image_id`, `category_id` (1), `bbox` (xywh), `score`."""
@@ -202,6 +266,43 @@ class Proposals:
         scores = f", scores {self.scores.max():.2f} to {self.scores.min():.2f}" if len(self) else ""
         return f"<{len(self)} proposals{name}, {width} x {height} px{scores}>"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the highlights, as a picture and as a table."""
+        chosen, style = self._choose(None, {})
+        try:
+            shown = f'<img alt="" src="data:image/jpeg;base64,{_encode(self._read_image(), chosen, style)}">'
+        except ImageError as error:
+            shown = f"<p>{html.escape(str(error))}</p>"
+        rows = "".join(
+            f"<tr><td>{score:.2f}</td>{''.join(f'<td>{edge:.0f}</td>' for edge in box)}<td>{level}</td></tr>"
+            for box, score, _, level in chosen
+        )
+        head = "".join(f"<th>{name}</th>" for name in ("score", "x1", "y1", "x2", "y2", "level"))
+        caption = f"{html.escape(repr(self)[1:-1])}; {len(chosen)} shown"
+        return f"{shown}<table><caption>{caption}</caption><tr>{head}</tr>{rows}</table>"
+
+    def _choose(self, max_boxes: int | None, style: dict[str, Any]) -> tuple[Proposals, dict[str, Any]]:
+        """The proposals to draw, and the keywords of `draw_boxes` with them."""
+        if max_boxes is None:
+            return self.highlights(), {"colour_by": "box", "labels": HIGHLIGHTS} | style
+        return self, {"max_boxes": max_boxes} | style
+
+    def _read_image(self) -> np.ndarray:
+        """The pixels (H, W, 3) uint8, a copy; raises `ImageError` where `draw` does."""
+        from .images.drawing import copy_pixels
+        from .images.reading import read_image
+
+        image = self.image
+        if image is None:
+            raise ImageError(
+                "these proposals do not know their image; draw them with draw_boxes(image, proposals.boxes)"
+            )
+        pixels = read_image(image) if isinstance(image, (str, Path)) else copy_pixels(image)
+        if pixels.shape[:2] != tuple(self.image_size):
+            sizes = "{} x {} px high and wide, and was {} x {}".format(*pixels.shape[:2], *self.image_size)
+            raise ImageError(f"the image is {sizes} when the proposals were made; propose on it again")
+        return pixels
+
     def _take(self, rows: slice | Tensor) -> Proposals:
         features = None if self.features is None else self.features[rows]
         return replace(
@@ -229,3 +330,26 @@ def _find_rows(rows: Rows, count: int) -> slice | Tensor:
     if len(beyond):
         raise IndexError(f"there is no proposal {int(beyond[0])}; there are {count}")
     return places
+
+
+def _find_parts(boxes: Tensor, scores: Tensor) -> Tensor:
+    """Mask (n, n): row i is clearly surer than column j, and one a part of the other; see `highlights`."""
+    areas = compute_areas(boxes)
+    smaller, larger = torch.minimum(areas[:, None], areas), torch.maximum(areas[:, None], areas)  # (n, n)
+    is_inside = compute_intersections(boxes, boxes) >= PART_INSIDE * smaller
+    return is_inside & (smaller >= PART_AREA * larger) & (scores < PART_SCORE * scores[:, None])
+
+
+def _encode(pixels: np.ndarray, chosen: Proposals, style: dict[str, Any]) -> str:
+    """A picture of at most NOTEBOOK_SIDE px, as a JPEG in base 64. It is made small before boxes are drawn: crisp."""
+    from PIL import Image
+
+    from .images.drawing import draw_boxes
+
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((NOTEBOOK_SIDE, NOTEBOOK_SIDE))
+    height, width = chosen.image_size
+    boxes = chosen.boxes * torch.tensor([picture.width / width, picture.height / height] * 2)
+    stream = io.BytesIO()
+    draw_boxes(picture, boxes, chosen.scores, **style).save(stream, "JPEG", quality=90, subsampling=0)
+    return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -268,6 +268,19 @@ def test_pictures_are_drawn_before_their_lines(files: list[Path], tmp_path: Path
         assert np.asarray(picture).min() < 100  # it was white
 
 
+def test_pictures_show_the_highlights_or_as_many_as_are_asked_for(files: list[Path], tmp_path: Path) -> None:
+    """Of the three boxes on a white image the first is all of it; the others are below 0.4 of its score, or not."""
+    shown = {}
+    for top in (None, 1, 3):
+        run(propose, files[-1:], io.StringIO(), draw_dir=tmp_path / str(top), top=top)
+        with Image.open(tmp_path / str(top) / "d.jpg") as picture:
+            shown[top] = np.asarray(picture).astype(int)
+    proposals = propose(read_image(files[-1]))
+    for top, picture in shown.items():
+        assert np.abs(picture - np.asarray(proposals.draw(max_boxes=top))).mean() < 10
+    assert np.abs(shown[None] - shown[3]).mean() > 10
+
+
 def test_pictures_that_cannot_be_written_stop_nothing(files: list[Path], tmp_path: Path) -> None:
     (tmp_path / "drawn" / "a.jpg").mkdir(parents=True)
     errors = []

@@ -24,8 +24,6 @@ from ..threads import map_ahead, share_threads
 from .resume import open_lines, start_line
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from ..proposals import Proposals
 
 
@@ -121,7 +119,8 @@ def run(
         top: how many proposals of an image are written, the best; None: all.
         min_score: of proposals that are written, 0..1.
         overwrite: begin again, whatever `out` holds.
-        draw_dir: a folder for pictures, `<stem>.jpg`; see `name_pictures`.
+        draw_dir: a folder for pictures, `<stem>.jpg` (see `name_pictures`), of the `top` proposals, or if that is None
+            of a few that are chosen for the eye (`Proposals.highlights`).
         on_result: called after each line with its result and the number of files that have their line by now.
 
     Raises:
@@ -132,7 +131,7 @@ def run(
     all_settings = {**(settings or {}), "top": top, "min_score": min_score}
 
     def finish(result: Result) -> tuple[Result, str]:
-        drawn = _draw(_narrow(result, top, min_score), pictures)
+        drawn = _draw(_narrow(result, top, min_score), pictures, top)
         return drawn, to_json_line(drawn)
 
     with open_lines(out, files, all_settings, overwrite=overwrite) as (lines, kept):
@@ -156,14 +155,7 @@ def to_json_line(result: Result) -> str:
     proposals = result.proposals
     if proposals is None:
         return f'{start_line(result.file)}, "error": {json.dumps(result.error)}}}'
-    values = {
-        "width": proposals.image_size[1],
-        "height": proposals.image_size[0],
-        "boxes": (proposals.boxes.double().round(decimals=2) + 0.0).tolist(),  # + 0.0 makes -0.0 a plain 0
-        "scores": proposals.scores.double().round(decimals=5).tolist(),
-        "levels": proposals.levels.tolist(),
-    }
-    return f"{start_line(result.file)}, {json.dumps(values, allow_nan=False)[1:]}"
+    return f"{start_line(result.file)}, {json.dumps(proposals.to_dict(), allow_nan=False)[1:]}"
 
 
 def name_pictures(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
@@ -218,24 +210,13 @@ def _count(counts: Counts, result: Result) -> Counts:
     )
 
 
-def _draw(result: Result, pictures: Mapping[Path, Path]) -> Result:
+def _draw(result: Result, pictures: Mapping[Path, Path], max_boxes: int | None) -> Result:
     """Draw a result's picture, if it shall have one; a failure is noted in the result."""
     if result.proposals is None or result.file not in pictures:
         return result
     picture = pictures[result.file]
     try:
-        _save_whole(result.proposals.draw(), picture)
+        result.proposals.save(picture, max_boxes)
     except (ObjectnessError, OSError, ValueError) as error:
         return replace(result, drawing_error=f"{picture}: cannot be drawn ({error})")
     return result
-
-
-def _save_whole(image: Image.Image, path: Path) -> None:
-    """Save a JPEG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        image.save(unfinished, "JPEG", quality=90, subsampling=0)  # lines keep their colour
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -44,7 +44,7 @@ def propose(
     Args:
         sources: Image files, folders (with all that is below them) and globs.
         out: Where the lines go; standard output by default.
-        draw: A folder for pictures with the boxes drawn.
+        draw: A folder for pictures: of the best finds, ten at most, or with --top of all that is written.
         top: At most so many proposals an image; all by default (2,000 in a network's usual configuration).
         min_score: Leave out proposals with less, 0 to 1.
         weights: The network that ships (lite0), a run folder, a checkpoint folder or its model.safetensors; weights of
