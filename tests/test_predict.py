@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import threading
 from collections.abc import Sequence
@@ -47,6 +48,13 @@ def assert_same(one: Proposals, other: Proposals) -> None:
     assert one.image_size == other.image_size
     for name in ("boxes", "logits", "levels"):
         torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=0, atol=0)
+
+
+def test_repr_is_short(proposer: Proposer) -> None:
+    assert re.fullmatch(
+        r"<Proposer: resnet18, 1\d\.\d million weights, input 64 x 96 px, torch on cpu>",
+        repr(proposer),
+    )
 
 
 # --- what goes in ---

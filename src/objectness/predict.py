@@ -69,6 +69,15 @@ class Proposer:
         self.at_once = at_once
         self.notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        config = self.network.config
+        millions = sum(each.numel() for each in self.network.parameters()) / 1e6
+        engine = getattr(self.engine, "name", "torch")
+        sides = f"{config.input.short_side} x {config.input.long_side} px"
+        return (
+            f"<Proposer: {config.backbone}, {millions:.1f} million weights, input {sides}, {engine} on {self.device}>"
+        )
+
     @overload
     def __call__(self, images: ImageLike, *, keep: int | None = None, pool: int | None = None) -> Proposals: ...
 

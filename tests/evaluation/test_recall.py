@@ -168,6 +168,12 @@ def test_without_a_box_there_is_no_recall(truths, proposals):
     assert "-" in report.table()
 
 
+def test_repr_is_short():
+    report = measure_recall([make_truth([[0, 0, 10, 10]])], [([[0, 0, 10, 8]], [0.5])], top=(10, 100))
+    assert repr(report) == "<RecallReport: 1 images, 1 boxes; AR@10 0.700, AR@100 0.700>"
+    assert repr(measure_recall([], [], top=(10,))) == "<RecallReport: 0 images, 0 boxes; AR@10 ->"
+
+
 def test_boxes_without_area_are_never_found():
     flat = [[5, 5, 5, 9], [7, 7, 7, 7]]
     report = measure_recall([make_truth(flat)], [(flat, [1.0, 1.0])])

@@ -76,6 +76,10 @@ class RecallReport:
         """N, with the images that have no boxes or no proposals."""
         return len(self.proposals_per_image)
 
+    def __repr__(self) -> str:
+        recalls = ", ".join(f"AR@{top} {_show(self.average_recall(top))}" for top in self.tops)
+        return f"<RecallReport: {self.num_images} images, {self.num_boxes['all']} boxes; {recalls}>"
+
     def average_recall(self, top: int, area: str = "all") -> float:
         """AR@top of one area range; NaN if it holds no box, where pycocotools says -1."""
         return float(self.recall_by_iou(top, area).mean())
