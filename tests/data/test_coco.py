@@ -40,6 +40,37 @@ def test_by_hand(folder):
     assert record.ignore.tolist() == [False, True]
 
 
+@pytest.mark.parametrize(("value", "ignored"), [(True, True), (1, True), (False, False), (0, False), (None, False)])
+def test_a_box_may_be_marked_to_be_ignored(folder, value, ignored):
+    dataset = read_dataset(write(folder, [IMAGE], [BOX, BOX | {"ignore": value}]))
+    assert dataset.records[0].ignore.tolist() == [False, ignored]
+    assert [note.partition(";")[0] for note in dataset.notes] == ['boxes ignored as marked "ignore": 1'] * ignored
+
+
+def test_notes_count_what_is_ignored_by_reason_and_without_the_bad(folder):
+    crowd, marked = {"iscrowd": 1}, {"ignore": True}
+    boxes = [BOX, BOX | crowd, BOX | marked, BOX | crowd | marked, BOX | marked | {"bbox": [0, 0, 0, 0]}]
+    boxes += [BOX | {"category_id": 2}, BOX | {"category_id": "2"}, BOX | {"category_id": [2]}]
+    dataset = read_dataset(write(folder, [IMAGE], boxes), skip_bad=True, ignore_classes=[2])
+    assert dataset.records[0].ignore.tolist() == [False, True, True, True, True, True, False]
+    assert [note.partition(";")[0] for note in dataset.notes] == [
+        "boxes left out: 1",
+        "boxes ignored as crowds: 2",
+        'boxes ignored as marked "ignore": 1',
+        "boxes ignored of class 2: 2",
+    ]
+
+
+@pytest.mark.parametrize("categories", [None, 7, {"id": 1}, [None, {"name": "x"}, {"id": [1], "name": "x"}, {"id": 1}]])
+def test_classes_matter_only_to_those_who_ask(folder, categories):
+    annotations = write(folder, [IMAGE], [BOX])
+    annotations.write_text(json.dumps({**json.loads(annotations.read_text()), "categories": categories}))
+    assert read_dataset(annotations).notes == ()
+    assert read_dataset(annotations, ignore_classes=["1"]).records[0].ignore.tolist() == [True]
+    with pytest.raises(AnnotationError, match=r"a\.json: there is no class 'x' to ignore; known are 1$"):
+        read_dataset(annotations, ignore_classes=["x"])
+
+
 def test_image_without_boxes_is_ordinary(folder):
     dataset = read_dataset(write(folder, [IMAGE], []))
     assert [record.boxes.shape for record in dataset.records] == [(0, 4)]
@@ -122,6 +153,9 @@ BAD_BOXES = [
     ({"bbox": None}, "its bbox is None, not four numbers"),
     ({"bbox": "10 20 30 40"}, "not four numbers"),
     ({"iscrowd": "yes"}, "its iscrowd is 'yes', neither 0 nor 1"),
+    ({"ignore": "true"}, "its ignore is 'true', neither 0 nor 1"),
+    ({"ignore": 2}, "its ignore is 2, neither 0 nor 1"),
+    ({"ignore": []}, r"its ignore is \[\], neither 0 nor 1"),
     ({"image_id": 18}, "annotation 3: there is no image with the id 18"),
     ({"image_id": "17"}, "there is no image with the id '17'"),
     ({"image_id": [17]}, r"there is no image with the id \[17\]"),
@@ -251,7 +285,7 @@ def test_real_coco(shared_data, file, counts):
     dataset = read_dataset(shared_data / file)
     boxes = sum(len(record.boxes) for record in dataset.records)
     assert (len(dataset.records), boxes, sum(record.ignore.sum() for record in dataset.records)) == counts
-    assert dataset.notes == ()
+    assert [note.partition(";")[0] for note in dataset.notes] == [f"boxes ignored as crowds: {counts[2]}"]
 
 
 def test_real_voc_as_coco(shared_data):

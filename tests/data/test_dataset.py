@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 
 import objectness.data.dataset as module
-from objectness.data.dataset import read_dataset
+from objectness.data.dataset import read_dataset, read_datasets
 from objectness.errors import AnnotationError
 
 BOXES = [[0, 0, 20, 30], [50, 10, 150, 90]]  # xyxy, px, in an image of 200 x 100 px (width x height)
+CLASSES = ["cup", "black cat"]
 
 
 @pytest.fixture
@@ -23,18 +24,28 @@ def folder(tmp_path):
     for image in (voc / "JPEGImages", yolo / "images", coco / "images"):
         image.mkdir(parents=True)
         Image.new("RGB", (200, 100)).save(image / "a.png")
-    annotations = [{"image_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1]} for x1, y1, x2, y2 in BOXES]
+    annotations = [
+        {"image_id": 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "category_id": i + 7}
+        for i, (x1, y1, x2, y2) in enumerate(BOXES)
+    ]
+    categories = [{"id": i + 7, "name": name} for i, name in enumerate(CLASSES)]
     images = [{"id": 1, "file_name": "a.png", "width": 200, "height": 100}]
-    (coco / "a.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    (coco / "a.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     (yolo / "labels").mkdir()
-    lines = [f"0 {(x1 + x2) / 400} {(y1 + y2) / 200} {(x2 - x1) / 200} {(y2 - y1) / 100}\n" for x1, y1, x2, y2 in BOXES]
+    lines = [
+        f"{i} {(x1 + x2) / 400} {(y1 + y2) / 200} {(x2 - x1) / 200} {(y2 - y1) / 100}\n"
+        for i, (x1, y1, x2, y2) in enumerate(BOXES)
+    ]
     (yolo / "labels" / "a.txt").write_text("".join(lines))
-    (yolo / "data.yaml").write_text("train: images\nval: images")
+    (yolo / "data.yaml").write_text("train: images\nval: images\nnames: [cup, black cat]")
     (yolo / "list.txt").write_text("images/a.png")
     corners = [
         f"<xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>" for x1, y1, x2, y2 in BOXES
     ]
-    objects = [f"<object><bndbox>{each}</bndbox></object>" for each in corners]
+    objects = [
+        f"<object><name>{name}</name><bndbox>{each}</bndbox></object>"
+        for name, each in zip(CLASSES, corners, strict=True)
+    ]
     (voc / "Annotations").mkdir()
     (voc / "Annotations" / "a.xml").write_text(f"<annotation>{''.join(objects)}</annotation>")
     (voc / "ImageSets" / "Main").mkdir(parents=True)
@@ -57,6 +68,53 @@ def test_every_format_gives_the_same(folder, source, as_text):
     assert record.areas == pytest.approx([600, 8000])
     assert (record.height, record.width, record.path.name) == (100, 200, "a.png")
     assert dataset.notes == ()
+
+
+NAMED = ["coco/a.json", "voc", "yolo/data.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("source", "classes"),
+    [(source, ["black cat"]) for source in NAMED]
+    + [(source, "black cat") for source in NAMED]
+    + [("coco/a.json", [8]), ("coco/a.json", ["8"]), ("yolo/data.yaml", ["1"]), ("yolo/list.txt", [1])],
+)
+def test_boxes_of_a_class_are_ignored_by_name_or_id(folder, source, classes):
+    dataset = read_dataset(folder / source, ignore_classes=classes)
+    assert [record.ignore.tolist() for record in dataset.records] == [[False, True]]
+    assert len(dataset.records[0].boxes) == 2
+    name = "1" if source == "yolo/list.txt" else "black cat"
+    (note,) = dataset.notes
+    assert note.startswith(f"boxes ignored of class {name}: 1; the first is {folder}")
+
+
+@pytest.mark.parametrize("source", NAMED)
+@pytest.mark.parametrize("wanted", ["black cats", "Cup", ""])
+def test_a_class_that_is_not_there_is_refused(folder, source, wanted):
+    close = {"black cats": "did you mean 'black cat'[?] ", "Cup": "did you mean 'cup'[?] "}.get(wanted, "")
+    message = rf"{source}: there is no class '{wanted}' to ignore; {close}known are cup, black cat$"
+    with pytest.raises(AnnotationError, match=message):
+        read_dataset(folder / source, ignore_classes=["cup", wanted])
+
+
+def test_known_classes_are_shortened_or_none(folder):
+    document = json.loads((folder / "coco" / "a.json").read_text())
+    document["categories"] = [{"id": i, "name": f"class {i}"} for i in range(80)]
+    (folder / "coco" / "a.json").write_text(json.dumps(document))
+    with pytest.raises(AnnotationError, match=r"known are class 0, class 1, .*class 9, \.\.\. \(80 in all\)$"):
+        read_dataset(folder / "coco" / "a.json", ignore_classes=["xyz"])
+    (folder / "yolo" / "labels" / "a.txt").write_text("")
+    with pytest.raises(AnnotationError, match="there is no class 'xyz' to ignore, nor any other"):
+        read_dataset(folder / "yolo" / "list.txt", ignore_classes=["xyz"])
+
+
+def test_of_several_data_sets_one_knows_the_class(folder):
+    (folder / "yolo" / "data.yaml").write_text("train: images\nnames: {0: mug, 1: dog}")
+    sources = [folder / "coco" / "a.json", folder / "yolo"]
+    datasets = read_datasets(sources, ignore_classes=["cup", "dog"])
+    assert [dataset.records[0].ignore.tolist() for dataset in datasets] == [[True, False], [False, True]]
+    with pytest.raises(AnnotationError, match=r"a\.json, .*yolo: there is no class 'cow' .* cup, black cat, mug, dog$"):
+        read_datasets(sources, ignore_classes=["cow"])
 
 
 @pytest.mark.parametrize("source", SOURCES)

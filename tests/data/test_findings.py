@@ -41,7 +41,7 @@ def test_types_are_those_promised():
 
 
 def test_areas_are_the_annotations_or_the_clipped_boxs():
-    boxes = [FoundBox("", 0, (-1, 2, 3, 4)), FoundBox("", 0, (1, 2, 3, 4), area=1.5, crowd=True)]
+    boxes = [FoundBox("", 0, (-1, 2, 3, 4)), FoundBox("", 0, (1, 2, 3, 4), area=1.5, mark="crowd")]
     (record,) = assemble("set", Found(make_images((10, 10)), boxes), Faults(skip_bad=False)).records
     assert record.areas.tolist() == [6, 1.5]  # (3 - 0) x (4 - 2) = 6
     assert record.ignore.tolist() == [False, True]

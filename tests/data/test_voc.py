@@ -42,6 +42,24 @@ def test_by_hand(tmp_path):
     assert not record.ignore.any()
 
 
+@pytest.mark.parametrize("text", ["1", " 1\n", "true", "True", "0", "", "false", "Unspecified"])
+def test_difficult_objects_are_ignored_only_where_that_is_asked(tmp_path, text):
+    other = make_object(1, 1, 9, 9, extra=f"<difficult>{text}</difficult>")
+    write(tmp_path, make_object(1, 1, 200, 100), other)
+    for asked in (False, True):
+        dataset = read_dataset(tmp_path, ignore_difficult=asked)
+        ignored = asked and text.strip().lower() in ("1", "true")
+        assert dataset.records[0].ignore.tolist() == [False, ignored]
+        assert [note.partition(";")[0] for note in dataset.notes] == ["boxes ignored as difficult: 1"] * ignored
+
+
+def test_classes_are_names(tmp_path):
+    write(tmp_path, make_object(1, 1, 200, 100), make_object(1, 1, 9, 9).replace("cell", " dog\n"))
+    assert read_dataset(tmp_path, ignore_classes=["dog"]).records[0].ignore.tolist() == [False, True]
+    with pytest.raises(AnnotationError, match=r"there is no class 'cat' to ignore; known are cell, dog$"):
+        read_dataset(tmp_path, ignore_classes=["cat"])
+
+
 def test_zero_based_boxes_are_clipped_silently(tmp_path):
     dataset = read_dataset(write(tmp_path, make_object(0, 0, 201, 50)))
     assert dataset.records[0].boxes.tolist() == [[0, 0, 200, 50]]

@@ -42,6 +42,20 @@ def test_by_hand(tmp_path):
     assert not record.ignore.any()
 
 
+@pytest.mark.parametrize(
+    ("names", "known"),
+    [("[cat, dog]", "cat, dog"), ("{0: cat, 1: dog}", "cat, dog"), ("{1: dog}", "dog, 0"), ("", "0, 1"), ("7", "0, 1")],
+)
+def test_classes_have_numbers_and_perhaps_names(tmp_path, names, known):
+    write(tmp_path, "0 0.5 0.5 0.2 0.4\n1.000 0.5 0.5 0.25 0.5\n1 0 0 1 0 1 1\n")
+    write_text(tmp_path / "data.yaml", f"train: images\nnames: {names}\n")
+    wanted = ["1", "dog"] if "dog" in names else ["1"]
+    for each in wanted:
+        assert read_dataset(tmp_path, ignore_classes=[each]).records[0].ignore.tolist() == [False, True, True]
+    with pytest.raises(AnnotationError, match=f"there is no class 'cow' to ignore; known are {known}$"):
+        read_dataset(tmp_path, ignore_classes=["cow"])
+
+
 def test_polygons_give_their_bounding_box(tmp_path):
     (record,) = read_dataset(write(tmp_path, "0 0.5 0.1 0.75 0.5 0.25 0.9\n0 0 0 1 0 1 1 0 1")).records
     assert record.boxes.ravel().tolist() == pytest.approx([50, 10, 150, 90, 0, 0, 200, 100])

@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 from synthetic import make_records
 
-from objectness.config import AugmentOptions, InputOptions
+from objectness.config import AugmentOptions, InputOptions, LabelOptions
 from objectness.data.decode import decode_record
 from objectness.errors import AnnotationError, ImageError, TrainingError
+from objectness.geometry.matching import match_anchors
 from objectness.training.loader import TrainingSet, iterate_steps, load_cache, make_targets, move_examples
 
 INPUT = InputOptions(64, 96)
@@ -95,6 +96,22 @@ def test_targets_follow_the_size_and_crowds_go_apart(records):
     boxes, crowds = make_targets(record, (record.height * 2, record.width * 3))
     np.testing.assert_allclose(crowds, record.boxes[:1] * [3, 2, 3, 2])
     np.testing.assert_allclose(boxes, record.boxes[1:] * [3, 2, 3, 2])
+
+
+def test_labels_of_an_ignored_object_by_hand(tmp_path):
+    """Anchors on an object, on one of which nothing is known, half beside that, and elsewhere; the image is doubled."""
+    [record] = make_records(tmp_path, 1, size=(100, 50))  # the first one stands: 50 x 100
+    boxes = np.array([[0.0, 0, 10, 10], [20, 0, 30, 10]])
+    ignore = np.array([False, True])
+    record = type(record)(**{**vars(record), "boxes": boxes, "areas": np.array([100.0, 100]), "ignore": ignore})
+    targets = make_targets(record, (record.height * 2, record.width * 2))
+    # IoU 1; IoU 1 with the ignored; 10 * 20 of 600 with it, a third of its own too; none
+    anchors = torch.tensor([[0.0, 0, 20, 20], [40, 0, 60, 20], [50, 0, 70, 20], [0, 60, 20, 80]])
+    assert match_anchors(anchors, targets, LabelOptions()).labels.tolist() == [1, -1, -1, 0]
+    as_object = targets._replace(boxes=torch.cat(targets), ignored=targets.ignored[:0])
+    assert match_anchors(anchors, as_object, LabelOptions()).labels.tolist() == [1, 1, -1, 0]
+    unknown = targets._replace(ignored=targets.ignored[:0])  # as if nobody had drawn it: background
+    assert match_anchors(anchors, unknown, LabelOptions()).labels.tolist() == [1, 0, 0, 0]
 
 
 def test_an_image_of_another_size_than_its_annotations(tmp_path):

@@ -1,7 +1,8 @@
 """COCO's JSON: one file of images and annotations, boxes as (x, y, width, height) from the image's corner, px.
 
-Read are `images` (id, file_name, width, height) and `annotations` (image_id, bbox, area, iscrowd); categories and
-segmentations are not, since a proposal has no class and no outline.
+Read are `images` (id, file_name, width, height) and `annotations` (image_id, bbox, area, iscrowd, and `ignore`, true
+for a box of which nothing is known). Classes (category_id and `categories`) are read only for those who ignore some of
+them, and segmentations are not: a proposal has no class and no outline.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from ..errors import AnnotationError
 from .faults import Faults
 from .files import Listing, find_parent, read_bytes
-from .findings import MAX_SIDE_PX, Found, FoundBox, FoundImage
+from .findings import MAX_SIDE_PX, Found, FoundBox, FoundImage, Mark
 
 _OUTLINE = re.compile(rb'"segmentation":\s*\[[][0-9.,\s+eE-]*\]')  # no string can hold this: its quotes are escaped
 _show = reprlib.repr  # of a strange value, shortened
@@ -33,15 +34,17 @@ def read_coco(annotations: Path, images: Path | None, faults: Faults) -> Found:
     Raises:
         AnnotationError: the file is not JSON or not COCO, the images cannot be found, or `faults` raises it.
     """
-    image_entries, box_entries = _parse(annotations)
+    document = _parse(annotations)
     source = str(annotations)
-    found = _read_images(image_entries, source, faults)
+    found = _read_images(document["images"], source, faults)
     folder = images or _find_folder(annotations, found)
-    boxes = _read_boxes(box_entries, found, source, faults)
-    return Found([image._replace(path=folder / image.path) for image in found], boxes)
+    boxes = _read_boxes(document["annotations"], found, source, faults)
+    images_found = [image._replace(path=folder / image.path) for image in found]
+    return Found(images_found, boxes, class_names=_read_class_names(document.get("categories")))
 
 
-def _parse(annotations: Path) -> tuple[list[object], list[object]]:
+def _parse(annotations: Path) -> dict[str, Any]:
+    """The file, with lists of images and annotations."""
     content = read_bytes(annotations)
     try:
         document = _load(content)
@@ -50,10 +53,11 @@ def _parse(annotations: Path) -> tuple[list[object], list[object]]:
         raise AnnotationError(f"{annotations}: is not valid JSON ({place}); write the file again") from error
     except (ValueError, RecursionError) as error:  # another encoding, a number of 5,000 digits, brackets without end
         raise AnnotationError(f"{annotations}: is not valid JSON ({error}); write the file again") from error
-    lists: list[Any] = [document.get(key) if isinstance(document, dict) else None for key in ("images", "annotations")]
+    lists = [document.get(key) if isinstance(document, dict) else None for key in ("images", "annotations")]
     if not all(isinstance(entries, list) for entries in lists):
         raise AnnotationError(f"{annotations}: is not COCO, which has lists of images and of annotations")
-    return lists[0], lists[1]
+    whole: dict[str, Any] = document
+    return whole
 
 
 def _load(content: bytes) -> Any:
@@ -125,19 +129,29 @@ def _read_boxes(entries: Sequence[object], images: Sequence[FoundImage], source:
 def _read_box(entry: object, number: int, positions: Mapping[int | str, int], source: str, faults: Faults) -> FoundBox:
     if not isinstance(entry, dict):
         raise AnnotationError(f"{source}: annotations[{number}] is {_show(entry)}, not an object")
-    values: list[Any] = [entry.get(key) for key in ("image_id", "id", "bbox", "iscrowd")]
-    image_id, own_id, box, crowd = values
+    values: list[Any] = [entry.get(key) for key in ("image_id", "id", "bbox", "category_id")]
+    image_id, own_id, box, category = values
     name = own_id if type(own_id) in (int, str) else f"[{number}]"
     if type(image_id) not in (int, str) or image_id not in positions:
         raise AnnotationError(f"{source}: annotation {name}: there is no image with the id {_show(image_id)}")
     where = f"{source}: image {image_id}, annotation {name}"
     if type(box) is not list or len(box) != 4 or not {*map(type, box)} <= {int, float}:
         raise AnnotationError(f"{where}: its bbox is {_show(box)}, not four numbers")
-    if crowd not in (0, 1, None):
-        raise AnnotationError(f"{where}: its iscrowd is {_show(crowd)}, neither 0 nor 1")
+    for key in ("iscrowd", "ignore"):
+        if entry.get(key) not in (0, 1, None):  # true is 1
+            raise AnnotationError(f"{where}: its {key} is {_show(entry[key])}, neither 0 nor 1")
+    mark: Mark = "crowd" if entry.get("iscrowd") else "ignore" if entry.get("ignore") else ""
+    class_id = str(category) if type(category) in (int, str) else ""
     x, y, width, height = map(_to_float, box)
     area = _read_area(entry.get("area"), where, faults)
-    return FoundBox(where, positions[image_id], (x, y, x + width, y + height), area, crowd == 1)
+    return FoundBox(where, positions[image_id], (x, y, x + width, y + height), area, mark, class_id)
+
+
+def _read_class_names(entries: object) -> dict[str, str]:
+    """The name of each class by its id; what is no class is passed over, since most readers need none."""
+    classes = [entry for entry in (entries if isinstance(entries, list) else ()) if isinstance(entry, dict)]
+    named = [each for each in classes if type(each.get("id")) in (int, str) and type(each.get("name")) is str]
+    return {str(each["id"]): each["name"] for each in named}
 
 
 def _read_area(value: object, where: str, faults: Faults) -> float:

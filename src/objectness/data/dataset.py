@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..errors import AnnotationError
 from .coco import read_coco
 from .faults import Faults
-from .findings import Found, assemble
+from .findings import Found, Ignoring, assemble
 from .records import Dataset
 from .voc import find_layout, find_xml_folder, read_voc
 from .yolo import read_yolo, split_name
 
 Reader = Callable[[Path, Path | None, Faults], Found]
+_CLASSES_SHOWN = 10
 _KNOWN = "a COCO .json file, a Pascal VOC folder or split file, or a YOLO data.yaml or folder with images and labels"
 
 
-def read_dataset(annotations: str | Path, *, images: str | Path | None = None, skip_bad: bool = False) -> Dataset:
+def read_dataset(
+    annotations: str | Path,
+    *,
+    images: str | Path | None = None,
+    skip_bad: bool = False,
+    ignore_classes: Iterable[str | int] = (),
+    ignore_difficult: bool = False,
+) -> Dataset:
     """Read images and their boxes, in the format that is recognised from what is there.
 
     Args:
@@ -27,17 +36,64 @@ def read_dataset(annotations: str | Path, *, images: str | Path | None = None, s
             image paths.
         images: where the image files are, if not where they usually are in such a data set.
         skip_bad: leave out bad boxes and images, and say so in the notes, instead of raising.
+        ignore_classes: boxes of these classes, by name or id, are ignored: neither objects to be found nor background.
+            So are, always, COCO's crowds and annotations with `"ignore": true`. The notes say how many.
+        ignore_difficult: ignore what Pascal VOC calls difficult, too.
     Raises:
-        AnnotationError: nothing is recognised or readable, no image is left, or something is bad and `skip_bad` is
-            not set; it names the place and the remedy.
+        AnnotationError: nothing is recognised or readable, no image is left, a class is unknown, or something is bad
+            and `skip_bad` is not set; it names the place and the remedy.
     """
-    faults = Faults(skip_bad=skip_bad)
+    return read_datasets(
+        [annotations],
+        images=images,
+        skip_bad=skip_bad,
+        ignore_classes=ignore_classes,
+        ignore_difficult=ignore_difficult,
+    )[0]
+
+
+def read_datasets(
+    sources: Sequence[str | Path],
+    *,
+    images: str | Path | None = None,
+    skip_bad: bool = False,
+    ignore_classes: Iterable[str | int] = (),
+    ignore_difficult: bool = False,
+) -> list[Dataset]:
+    """Read data sets that are used together: a class to ignore need be known in one of them only.
+
+    Args and errors as those of `read_dataset`, with the same options for each of the `sources`.
+    """
+    wanted = [ignore_classes] if isinstance(ignore_classes, str) else map(str, ignore_classes)
+    ignoring = Ignoring(frozenset(wanted), ignore_difficult)
+    datasets, ids, names = [], set[str](), dict[str, None]()
+    for source in sources:
+        faults = Faults(skip_bad=skip_bad)
+        found = _read(source, Path(images) if images else None, faults)
+        datasets.append(assemble(str(source), found, faults, ignoring))
+        classes = found.list_classes()
+        ids |= classes.keys()
+        names |= dict.fromkeys(classes.values())
+    for each in sorted(ignoring.classes - ids - names.keys()):
+        raise AnnotationError(f"{', '.join(map(str, sources))}: {_describe_unknown(each, list(names))}")
+    return datasets
+
+
+def _read(annotations: str | Path, images: Path | None, faults: Faults) -> Found:
     try:
         reader, source = _recognise(Path(annotations))
-        found = reader(source, Path(images) if images else None, faults)
+        return reader(source, images, faults)
     except OSError as error:  # a folder without permission, a name that is too long
         raise AnnotationError(f"{annotations}: cannot be read ({error.strerror}: {error.filename})") from error
-    return assemble(str(annotations), found, faults)
+
+
+def _describe_unknown(wanted: str, names: Sequence[str]) -> str:
+    if not names:
+        return f"there is no class {wanted!r} to ignore, nor any other: these annotations have none"
+    close = difflib.get_close_matches(wanted, names, n=1)
+    advice = f"did you mean {close[0]!r}? " if close else ""
+    shown = ", ".join(names[:_CLASSES_SHOWN]) + (f", ... ({len(names)} in all)" if len(names) > _CLASSES_SHOWN else "")
+    return f"there is no class {wanted!r} to ignore; {advice}known are {shown}"
 
 
 def _recognise(annotations: Path) -> tuple[Reader, Path]:

@@ -31,11 +31,11 @@ class Faults:
         self.note(f"{plural} left out", what, count)
 
     def note(self, deed: str, what: str, count: int = 1) -> None:
-        """Count what was left out or mended; `what` describes the first."""
+        """Count what was left out, mended or ignored; `what` describes the first."""
         self._counts[deed] += count
         self._firsts.setdefault(deed, what)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One sentence for each kind of thing left out or mended."""
+        """One sentence for each kind of thing left out, mended or ignored."""
         return tuple(f"{deed}: {count}; the first is {self._firsts[deed]}" for deed, count in self._counts.items())

@@ -7,9 +7,10 @@ them against the disk and against each other. What is bad goes to `Faults`, whic
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from .files import Listing
 from .records import Dataset, ImageRecord
 
 ROUNDING_PX = 1.0  # a box that reaches out of its image by more than this is clipped too, but not without a note
+Mark = Literal["", "crowd", "ignore", "difficult"]
 MAX_SIDE_PX = 2**31  # no image is that large, and numbers up to it can be computed with
 
 
@@ -40,7 +42,8 @@ class FoundBox(NamedTuple):
     owner: int  # position of its image in Found.images
     box: tuple[float, float, float, float]  # xyxy, px, or shares of the image's sides
     area: float = math.nan  # px^2; NaN where the annotations do not say
-    crowd: bool = False
+    mark: Mark = ""  # what the annotations say of it beside its place
+    class_id: str = ""  # its class as the annotations write it; "" where they do not say
 
 
 class Found(NamedTuple):
@@ -49,15 +52,43 @@ class Found(NamedTuple):
     images: list[FoundImage]
     boxes: list[FoundBox]
     normalised: bool = False  # the boxes are shares of their image's width and height, as YOLO has them
+    class_names: Mapping[str, str] = MappingProxyType({})  # by class_id, where ids are not names already
+
+    def list_classes(self) -> dict[str, str]:
+        """The name of every class by its id, those without a box too; a class without a name has its id's."""
+        ids = dict.fromkeys([*self.class_names, *(box.class_id for box in self.boxes if box.class_id)])
+        return {each: self.class_names.get(each, each) for each in ids}
 
 
-def assemble(name: str, found: Found, faults: Faults) -> Dataset:
+class Ignoring(NamedTuple):
+    """Which boxes are neither objects nor background, beside crowds and those that are marked so."""
+
+    classes: frozenset[str] = frozenset()  # by name or id
+    difficult: bool = False
+
+    def find_reason(self, box: FoundBox, class_names: Mapping[str, str]) -> str:
+        """Why a box is ignored, as it follows "boxes ignored "; "" for an object."""
+        if box.mark == "crowd":
+            return "as crowds"
+        if box.mark == "ignore":
+            return 'as marked "ignore"'
+        if box.mark == "difficult" and self.difficult:
+            return "as difficult"
+        name = class_names.get(box.class_id, box.class_id)
+        return f"of class {name}" if {name, box.class_id} & self.classes else ""
+
+
+ONLY_MARKED = Ignoring()
+
+
+def assemble(name: str, found: Found, faults: Faults, ignoring: Ignoring = ONLY_MARKED) -> Dataset:
     """Check images and boxes, and bring the boxes of each image together.
 
     Args:
         name: of the data set, for messages.
         found: what the reader found, the boxes in any order.
         faults: what is told of everything bad.
+        ignoring: which boxes are neither objects nor background.
     Raises:
         AnnotationError: no image is left, or `faults` raises it.
     """
@@ -72,12 +103,15 @@ def assemble(name: str, found: Found, faults: Faults) -> Dataset:
     box_areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
     areas = np.array([box.area for box in boxes], dtype=np.float64)
     areas = np.where(np.isnan(areas), box_areas, areas)
-    crowd = np.array([box.crowd for box in boxes], dtype=bool)
+    reasons = [ignoring.find_reason(box, found.class_names) for box in boxes]
+    ignore = np.array([reason != "" for reason in reasons], dtype=bool)
+    for position in np.flatnonzero(good & ignore):
+        faults.note(f"boxes ignored {reasons[position]}", boxes[position].where)
     order = np.flatnonzero(good)[np.argsort(owners[good], kind="stable")]
     ends = np.searchsorted(owners[order], np.arange(len(sizes)), side="right")  # (images,): where each one's boxes end
     own_boxes = np.split(order, ends[:-1])
     records = [
-        ImageRecord(image.path, image.file, image.image_id, *size, corners[own], areas[own], crowd[own])
+        ImageRecord(image.path, image.file, image.image_id, *size, corners[own], areas[own], ignore[own])
         for image, size, own in zip(found.images, sizes, own_boxes, strict=True)
         if size
     ]

@@ -46,7 +46,7 @@ class Dataset:
     Attributes:
         name: the path that the annotations were read from, as given.
         records: at least one; no image_id twice.
-        notes: one sentence for each kind of thing that was left out or mended, with the first as an example.
+        notes: one sentence for each kind of thing that was left out, mended or ignored, with the first as an example.
     """
 
     name: str

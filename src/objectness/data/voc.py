@@ -1,7 +1,9 @@
 """Pascal VOC: one XML file an image, boxes as 1-based pixels with both ends included.
 
 A layout is a folder with `Annotations/*.xml`, `JPEGImages/` and split files `ImageSets/Main/*.txt`. Read are each
-object's own box (not those of its parts), whether difficult or not, and the size; names of classes are not.
+object's own box (not those of its parts), and the size; whether it is difficult, and the name of its class, only for
+those who ignore such objects. By default a difficult object is one like any other: it is hard to *recognise*, and VOC
+leaves it out of its evaluation for that, but it is there, and drawn as carefully as the rest.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from xml.etree.ElementTree import Element
 from ..errors import AnnotationError
 from .faults import Faults
 from .files import Listing, find_parent, read_bytes, read_lines
-from .findings import MAX_SIDE_PX, Found, FoundBox, FoundImage
+from .findings import MAX_SIDE_PX, Found, FoundBox, FoundImage, Mark
 
 _XML_FOLDERS = ("Annotations", "annotations", ".")
 _show = reprlib.repr  # of a strange value, shortened
@@ -102,8 +104,14 @@ def _read_boxes(root: Element, source: str, owner: int, faults: Faults) -> list[
         except ValueError:
             faults.reject("box", f"{where}: its bndbox is {_show(texts)}, not four numbers")
             continue
-        boxes.append(FoundBox(where, owner, (left - 1, top - 1, right, bottom)))  # 1-based pixels -> edges
+        box = (left - 1, top - 1, right, bottom)  # 1-based pixels -> edges
+        mark: Mark = "difficult" if _read_text(element, "difficult").lower() in ("1", "true") else ""
+        boxes.append(FoundBox(where, owner, box, mark=mark, class_id=_read_text(element, "name")))
     return boxes
+
+
+def _read_text(element: Element, name: str) -> str:
+    return (element.findtext(name) or "").strip()
 
 
 def _read_size(root: Element) -> tuple[int, int] | None:

@@ -1,14 +1,16 @@
 """YOLO's text files: one an image, one object a line: class, then centre x, y, width, height as shares of the image.
 
 Polygons (class, then x, y of each corner), which YOLO has for segmentation and turned boxes, give their bounding box.
-An image without a label file has no objects. The labels of `.../images/train/a.jpg` are in `.../labels/train/a.txt`,
-or beside the image.
+A class is a number, whose name a `data.yaml` may have; it is read only for those who ignore some classes. An image
+without a label file has no objects. The labels of `.../images/train/a.jpg` are in `.../labels/train/a.txt`, or beside
+the image.
 """
 
 from __future__ import annotations
 
+import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,9 +50,12 @@ def read_yolo(annotations: Path, images: Path | None, faults: Faults) -> Found:
     Raises:
         AnnotationError: a file cannot be read, images or labels are not where they should be, or `faults` raises it.
     """
-    entries = list(_list_folder(annotations, images) if annotations.is_dir() else _list_file(annotations, images))
+    settings = _parse(annotations)
+    entries = list(
+        _list_folder(annotations, images) if annotations.is_dir() else _list_file(annotations, images, settings)
+    )
     label_files = _find_labels(entries, str(annotations))
-    found = Found([], [], normalised=True)
+    found = Found([], [], normalised=True, class_names=_read_class_names(settings.get("names")))
     for entry, label_file in zip(entries, label_files, strict=True):
         try:
             lines = read_lines(label_file) if label_file else []
@@ -68,9 +73,9 @@ def _list_folder(folder: Path, images: Path | None) -> Iterator[_Entry]:
         yield entry._replace(labels=((folder / "labels" / entry.file).with_suffix(".txt"),))
 
 
-def _list_file(annotations: Path, images: Path | None) -> Iterator[_Entry]:
+def _list_file(annotations: Path, images: Path | None, settings: Mapping[object, object]) -> Iterator[_Entry]:
     file, split = split_name(annotations)
-    sources = [file] if file.suffix == ".txt" else _find_sources(file, split, images)
+    sources = [file] if file.suffix == ".txt" else _find_sources(file, split, images, settings)
     for source in sources:
         for entry in _list_source(source, images or source.parent):
             yield entry if len(sources) == 1 else entry._replace(file=entry.path.as_posix())  # to tell them apart
@@ -107,9 +112,8 @@ def _find_labels(entries: Sequence[_Entry], source: str) -> list[Path | None]:
     return label_files
 
 
-def _find_sources(file: Path, split: str, root: Path | None) -> list[Path]:
+def _find_sources(file: Path, split: str, root: Path | None, settings: Mapping[object, object]) -> list[Path]:
     """The folders and text files that a `data.yaml` names for one split."""
-    settings = _parse(file)
     if "kpt_shape" in settings:
         raise AnnotationError(f"{file}: describes poses, whose lines look like polygons; give labels of boxes alone")
     value = settings.get(split)
@@ -123,7 +127,11 @@ def _find_sources(file: Path, split: str, root: Path | None) -> list[Path]:
     return [next((path for path in paths if path.exists()), paths[0]) for paths in tried]
 
 
-def _parse(file: Path) -> dict[object, object]:
+def _parse(annotations: Path) -> dict[object, object]:
+    """What a `data.yaml` says; nothing for a folder or a list of images."""
+    file, _ = split_name(annotations)
+    if file.suffix not in (".yaml", ".yml"):
+        return {}
     content = read_bytes(file)
     try:
         settings = yaml.load(content, Loader=yaml.BaseLoader)  # only strings, lists and mappings: nothing is executed
@@ -139,10 +147,23 @@ def _read_boxes(lines: Sequence[str], source: str, owner: int, faults: Faults) -
     for number, line in enumerate(lines, start=1):
         try:
             if line:
-                boxes.append(FoundBox(f"{source}: line {number}", owner, _parse_line(line)))
+                where, class_id = f"{source}: line {number}", _read_class(line)
+                boxes.append(FoundBox(where, owner, _parse_line(line), class_id=class_id))
         except AnnotationError as error:
             faults.reject("box", f"{source}: line {number}: {error}")
     return boxes
+
+
+def _read_class_names(names: object) -> dict[str, str]:
+    """The name of each class by its number, from a list or a mapping."""
+    pairs: Iterable[tuple[object, object]] = names.items() if isinstance(names, dict) else ()
+    pairs = enumerate(names) if isinstance(names, list) else pairs
+    return {str(number): name for number, name in pairs if isinstance(name, str)}
+
+
+def _read_class(line: str) -> str:
+    """The class of one line, whose number some tools write as 0.000."""
+    return re.sub(r"\.0*$", "", line.split()[0])
 
 
 def _parse_line(line: str) -> tuple[float, float, float, float]:
