@@ -233,6 +233,12 @@ def test_runs_as_a_module() -> None:
         ("train {missing_image} --images {images} --out {root}/run {small}", 1, "gone.jpg is missing"),
         ("train {other_size} --images {images} --out {root}/run {small}", 1, "512 x 512 px, its .* for 600 x 512"),
         ("train {boxes} --out {root}/run --val {json} {small}", 1, "broken.json: is not valid JSON"),
+        (
+            "train {boxes} --out {root}/run --ignore-class cats {small}",
+            1,
+            "no class 'cats' to ignore; did you mean 'cat'",
+        ),
+        ("train {boxes} --resume {root} --ignore-class cat", 2, "leave out data, --ignore-class"),
         ("train --resume {root}/gone", 2, r"gone: is no run to go on with \(.*options.json: No such file"),
         ("train --resume {options.parent}", 2, "it was not started by this command"),
         ("train {boxes} --resume {root} --out x --epochs 3", 2, "leave out data, --out, options of the schedule"),
@@ -246,6 +252,7 @@ def test_runs_as_a_module() -> None:
         ("evaluate {boxes} --proposals {boxes}", 1, "boxes.json: line 1 is no line of proposals"),
         ("evaluate {boxes} --proposals {two}", 1, "line 2 is a second one about a"),
         ("evaluate {boxes} --out {photo}/report.json", 2, "coffee.jpg: is no folder and cannot be made one"),
+        ("evaluate {boxes} --ignore-class 77", 1, r"boxes.json: there is no class '77' to ignore; .* \(12 in all\)"),
         ("evaluate {boxes} --out {root}", 2, "is a folder; name a file in it"),
         ("evaluate {boxes} --plot {root}/plot.nonsense", 2, "plot.nonsense: must end with one of .png"),
     ],
@@ -641,6 +648,20 @@ def test_training_measures_recall_and_says_what_is_left_out(
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
 
 
+def test_training_ignores_a_class_on_and_on(call: Call, tmp_path: Path) -> None:
+    words = [BOXES, "--out", tmp_path, "--ignore-class", "tower", "--ignore-class", "3", "--ignore-difficult"]
+    ended = call("train", *words, *train_with(), "--stop-after", 0)
+    notes = [re.sub("; the first is .*", "", line) for line in ended.err.splitlines()]
+    assert notes[:2] == ["boxes ignored of class flag: 1", "boxes ignored of class tower: 4"]
+    stored = json.loads((tmp_path / "options.json").read_text())["data"]
+    assert (stored["ignore_classes"], stored["ignore_difficult"]) == (["tower", "3"], True)
+    again = call("train", "--resume", tmp_path)
+    assert (again.code, [re.sub("; the first is .*", "", line) for line in again.err.splitlines()][:2]) == (
+        0,
+        notes[:2],
+    )
+
+
 def test_corrupt_options_of_a_run_are_said(call: Call, tmp_path: Path) -> None:
     assert call("train", BOXES, "--out", tmp_path, *train_with(), "--stop-after", 0).code == 0
     options = tmp_path / "options.json"
@@ -687,6 +708,17 @@ def test_measures_a_network_and_its_proposal_file_alike(call: Call, tiny: Path, 
     assert averages["100"] > 0
     assert call("propose", PHOTOS, "--weights", tiny, "--out", proposals).code == 0
     assert call("evaluate", BOXES, "--proposals", proposals).out == ended.out  # rounding changes nothing here
+
+
+def test_a_class_to_ignore_need_not_be_found(call: Call, tiny: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    ended = call(
+        "evaluate", "--ignore-class", "tower", BOXES, "--weights", tiny, "--out", report
+    )  # no data set "boxes"
+    assert ended.err.startswith("boxes ignored of class tower: 4; the first is ")
+    assert ended.out.startswith("Average recall over 4 images; 4 boxes ignored\n")
+    stored = json.loads(report.read_text())
+    assert (stored["boxes"]["all"], stored["ignored"]) == (11, 4)
 
 
 def test_proposals_of_other_images_are_refused(call: Call, tiny: Path, tmp_path: Path) -> None:

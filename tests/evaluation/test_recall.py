@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import re
 import sys
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from objectness.data.dataset import read_dataset
 from objectness.errors import AnnotationError, ConfigError, ObjectnessError
 from objectness.evaluation.recall import AREA_RANGES, IOU_THRESHOLDS, TOPS, compute_iou, measure_recall
 from objectness.evaluation.report import DEFINITION, plot_recall
@@ -90,6 +92,8 @@ def test_crowds_are_neither_found_nor_missed():
     report = measure_recall([truth], [([[20, 0, 40, 20], [0, 0, 10, 10]], [0.9, 0.8])])
     assert report.num_boxes["all"] == 1
     assert report.average_recall(10) == 1
+    assert report.num_ignored == report.to_dict()["ignored"] == 1
+    assert report.table().startswith("Average recall over 1 images; 1 boxes ignored\n")
 
 
 def test_the_mask_of_ignored_boxes_may_have_its_first_name():
@@ -207,13 +211,26 @@ def to_xywh(boxes):
     ]
 
 
-def measure_with_pycocotools(truths, proposals, tops=TOPS, gt_xywh=None):
-    """Recall (T, R, M) by COCOeval; -1 becomes NaN. `gt_xywh`: the boxes as the file has them."""
+class MarkedEval(COCOeval):
+    """COCOeval that honours "ignore" in annotations, as it would if `_prepare` did not write iscrowd over it."""
+
+    def _prepare(self):
+        super()._prepare()
+        for annotation in (each for annotations in self._gts.values() for each in annotations):
+            annotation["ignore"] = annotation["marked"]
+
+
+def measure_with_pycocotools(truths, proposals, tops=TOPS, gt_xywh=None, as_crowds=True):
+    """Recall (T, R, M) by COCOeval; -1 becomes NaN.
+
+    `gt_xywh`: the boxes as the file has them. `as_crowds`: what is ignored is a crowd to it, which takes any number of
+    proposals, by the share of their own area; otherwise a single box, matched by IoU.
+    """
     gt_xywh = gt_xywh or [to_xywh(truth.boxes) for truth in truths]
     annotations = [
-        {"image_id": image, "bbox": box, "area": float(area), "iscrowd": int(crowd)}
+        {"image_id": image, "bbox": box, "area": float(area), "marked": int(mark), "iscrowd": int(mark and as_crowds)}
         for image, truth in enumerate(truths)
-        for box, area, crowd in zip(gt_xywh[image], truth.areas, truth.ignore, strict=True)
+        for box, area, mark in zip(gt_xywh[image], truth.areas, truth.ignore, strict=True)
     ]
     results = [
         {"image_id": image, "bbox": box, "area": box[2] * box[3], "score": float(score)}
@@ -221,7 +238,7 @@ def measure_with_pycocotools(truths, proposals, tops=TOPS, gt_xywh=None):
         for box, score in zip(to_xywh(boxes), scores, strict=True)
     ]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(build_coco(len(truths), annotations), build_coco(len(truths), results), "bbox")
+        evaluation = MarkedEval(build_coco(len(truths), annotations), build_coco(len(truths), results), "bbox")
         evaluation.params.useCats = 0
         evaluation.params.maxDets = list(tops)
         evaluation.evaluate()
@@ -230,9 +247,9 @@ def measure_with_pycocotools(truths, proposals, tops=TOPS, gt_xywh=None):
     return np.where(recall < 0, np.nan, recall)
 
 
-def assert_equals_pycocotools(truths, proposals, tops=TOPS, gt_xywh=None):
+def assert_equals_pycocotools(truths, proposals, tops=TOPS, gt_xywh=None, as_crowds=True):
     report = measure_recall(truths, proposals, top=tops)
-    expected = measure_with_pycocotools(truths, proposals, tops, gt_xywh)
+    expected = measure_with_pycocotools(truths, proposals, tops, gt_xywh, as_crowds)
     np.testing.assert_allclose(report.recall, expected, rtol=0, atol=1e-9)  # NaN equals NaN
     for m, top in enumerate(report.tops):
         for r, area in enumerate(AREA_RANGES):
@@ -263,11 +280,11 @@ def grid_images(draw):
     return truth, ([box for box, _ in proposals], [score for _, score in proposals])
 
 
-@given(st.lists(grid_images(), min_size=1, max_size=4))
+@given(st.lists(grid_images(), min_size=1, max_size=4), st.booleans())
 @settings(max_examples=150, deadline=None)
-def test_equals_pycocotools_where_everything_ties(images):
+def test_equals_pycocotools_where_everything_ties(images, as_crowds):
     truths, proposals = zip(*images, strict=True)
-    assert_equals_pycocotools(truths, proposals, tops=(1, 2, 5, 100))
+    assert_equals_pycocotools(truths, proposals, tops=(1, 2, 5, 100), as_crowds=as_crowds)
 
 
 def test_equals_pycocotools_on_equal_overlaps():
@@ -298,6 +315,36 @@ def make_crowded_image(rng, num_boxes, num_proposals):
     guesses[::50, 2] = guesses[::50, 0]
     guesses[1::50] = guesses[2::50]
     return truth, (guesses.astype(np.float32), (rng.integers(0, 40, num_proposals) / 40).astype(np.float32))
+
+
+def test_a_marked_file_is_measured_as_pycocotools_would(tmp_path):
+    """A file with crowds, marked boxes and a class to ignore, read here, beside COCOeval on what is left to ignore."""
+    rng = np.random.default_rng(5)
+    document = {"images": [], "annotations": [], "categories": [{"id": i, "name": f"class {i}"} for i in range(3)]}
+    ignored, proposals = [], []
+    for image in range(30):
+        (tmp_path / f"{image}.jpg").touch()
+        document["images"].append({"id": image, "file_name": f"{image}.jpg", "width": 400, "height": 300})
+        boxes = rng.uniform(0, 200, (12, 4)) + np.array([0, 0, 20, 20])
+        boxes[:, 2:] = boxes[:, :2] + np.minimum(boxes[:, 2:], [399, 299] - boxes[:, :2])
+        flags = rng.random((12, 2)) < [0.1, 0.2]
+        classes = rng.integers(0, 3, 12)
+        document["annotations"] += [
+            {"image_id": image, "bbox": box, "iscrowd": int(crowd), "ignore": bool(mark), "category_id": int(category)}
+            for box, (crowd, mark), category in zip(to_xywh(boxes), flags, classes, strict=True)
+        ]
+        ignored.append(flags.any(axis=1) | (classes == 2))
+        proposals.append((jitter(rng, boxes, 60), rng.random(60)))
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    dataset = read_dataset(tmp_path / "a.json", ignore_classes=["class 2"])
+    assert [record.ignore.tolist() for record in dataset.records] == [each.tolist() for each in ignored]
+    for as_crowds in (False, True):
+        report = assert_equals_pycocotools(dataset.records, proposals, tops=(5, 10, 30), as_crowds=as_crowds)
+    counts = [int(re.search(r"boxes ignored .*?: (\d+)", note)[1]) for note in dataset.notes]
+    assert report.num_ignored == sum(counts) == sum(each.sum() for each in ignored)
+    without = measure_recall(read_dataset(tmp_path / "a.json").records, proposals, top=(5,))
+    assert without.num_ignored < report.num_ignored
+    assert without.average_recall(5) != report.average_recall(5)
 
 
 @pytest.mark.parametrize("seed", range(3))

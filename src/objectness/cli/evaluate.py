@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigError, ObjectnessError
 from .app import EngineName, Precision, app
-from .records import read_records
+from .records import IgnoreClass, read_records
 from .terminal import Meter, make_folder, say, write_whole
 
 PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
@@ -23,6 +23,8 @@ def evaluate(
     proposals: Path | None = None,
     images: Path | None = None,
     skip_bad: bool = False,
+    ignore_class: IgnoreClass = (),
+    ignore_difficult: bool = False,
     out: Path | None = None,
     plot: Path | None = None,
     device: str = "auto",
@@ -33,7 +35,7 @@ def evaluate(
 ) -> int:
     """Measure class-agnostic recall: AR@10, 100, 300 and 1000, by size, by IoU, and proposals against score.
 
-    COCO's protocol with useCats = 0: crowd regions ignored, IoU 0.5:0.05:0.95, sizes by annotation area.
+    COCO's protocol with useCats = 0: ignored boxes and crowds left out, IoU 0.5:0.05:0.95, sizes by annotation area.
 
     Args:
         data: COCO, Pascal VOC or YOLO annotations.
@@ -42,6 +44,8 @@ def evaluate(
             formats become such with `objectness convert proposals`.
         images: Where the images are, if not where they usually are.
         skip_bad: Leave out bad boxes and images instead of stopping at the first.
+        ignore_class: Boxes of this class, by name or id, need not be found, as crowds need not; may be repeated.
+        ignore_difficult: Nor need the objects that Pascal VOC calls difficult.
         out: Write the whole report as JSON.
         plot: Draw recall against IoU, number of proposals and score into this picture (needs matplotlib).
         device: cpu, cuda, ... or auto.
@@ -73,7 +77,8 @@ def evaluate(
     from ..proposal_files.matching import match_proposals
     from ..weights.checkpoint import SHIPPED
 
-    records = read_records(str(data), {"images": str(images) if images else None, "skip_bad": skip_bad})
+    reading = {"images": images, "skip_bad": skip_bad, "ignore_classes": ignore_class}
+    [records] = read_records([str(data)], {**reading, "ignore_difficult": ignore_difficult})
     if proposals is not None:
         report = measure_recall(records, match_proposals(read_proposals(proposals), records, str(proposals)))
     else:

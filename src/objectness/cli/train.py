@@ -17,7 +17,7 @@ from cyclopts import Group, Parameter
 from ..config import Config, TrainOptions
 from ..errors import ConfigError
 from .app import app
-from .records import read_records
+from .records import IgnoreClass, read_records
 from .terminal import Meter, advise, say
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def train(
     val: Path | None = None,
     images: Path | None = None,
     skip_bad: bool = False,
+    ignore_class: IgnoreClass = (),
+    ignore_difficult: bool = False,
     resume: Path | None = None,
     stop_after: float | None = None,
     device: str = "auto",
@@ -53,6 +55,9 @@ def train(
         val: What recall is measured on while training and at the end.
         images: Where the images of all data sets are, if not where they usually are.
         skip_bad: Leave out bad boxes and images instead of stopping at the first.
+        ignore_class: Boxes of this class, by name or id, are neither objects nor background, as crowds; may be
+            repeated.
+        ignore_difficult: Nor are the objects that Pascal VOC calls difficult.
         resume: A run folder to go on with; everything else is taken from it.
         stop_after: Minutes after which this leg ends with a checkpoint.
         device: cpu, cuda, ... or auto.
@@ -60,7 +65,14 @@ def train(
     if stop_after is not None and not stop_after >= 0:
         raise ConfigError(f"--stop-after {stop_after:g}: must be minutes, at least 0")
     if resume is not None:
-        given = {"data": data, "--out": out, "--val": val, "--images": images, "--skip-bad": skip_bad}
+        given: dict[str, object] = {
+            "data": data,
+            "--out": out,
+            "--val": val,
+            "--images": images,
+            "--skip-bad": skip_bad,
+        }
+        given |= {"--ignore-class": ignore_class, "--ignore-difficult": ignore_difficult}
         settings = {"options of the network": config, "options of the schedule": options}
         named = [name for name, value in {**given, **settings}.items() if value]
         if named:
@@ -74,6 +86,8 @@ def train(
             "val": str(val) if val else None,
             "images": str(images) if images else None,
             "skip_bad": skip_bad,
+            **({"ignore_classes": list(ignore_class)} if ignore_class else {}),
+            **({"ignore_difficult": True} if ignore_difficult else {}),
         }
     run_dir = resume or out
     assert run_dir is not None
@@ -85,8 +99,11 @@ def train(
         config = _default_config(start)
     go_on = f"objectness train --resume {shlex.quote(str(run_dir))}"
     with _processes(device) as (chosen, is_first):
-        records = [record for path in sources["train"] for record in read_records(path, sources, is_first)]
-        validation = read_records(sources["val"], sources, is_first) if sources["val"] else ()
+        paths = [*sources["train"], *filter(None, [sources["val"]])]
+        reading = {name: value for name, value in sources.items() if name not in ("train", "val")}
+        read = read_records(paths, reading, is_first)
+        records = [record for each in read[: len(sources["train"])] for record in each]
+        validation = read[-1] if sources["val"] else ()
         with (
             advise(f"go on from the last checkpoint with: {go_on}"),  # after the second Ctrl-C
             Meter("train", hidden=not is_first) as meter,
@@ -143,6 +160,7 @@ def _read_run(folder: Path) -> tuple[Config, TrainOptions, dict[str, Any]]:
         if not isinstance(data.get("train"), list):
             raise ConfigError("it was not started by this command; go on with what started it")
         sources = {name: data[name] for name in ("train", "val", "images", "skip_bad")}
+        sources |= {name: data[name] for name in ("ignore_classes", "ignore_difficult") if name in data}
         return Config.from_dict(stored["config"]), TrainOptions.from_dict(stored["train"]), sources
     except OSError as error:
         raise ConfigError(f"{folder}: is no run to go on with ({path}: {error.strerror})") from error

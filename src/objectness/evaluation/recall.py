@@ -101,6 +101,7 @@ def measure_recall(
         num_boxes=num_boxes,
         proposals_per_image=np.array([len(scores) for _, scores in given], dtype=np.int64),
         score_curve=_measure_score_curve(kept, pairs, found["all"], num_boxes["all"], score_thresholds),
+        num_ignored=sum(len(truth.boxes) for truth in ground_truth) - len(areas),
     )
 
 

@@ -63,6 +63,7 @@ class RecallReport:
         num_boxes: boxes to be found in each area range, ignored ones left out.
         proposals_per_image: (N,) as many as were given, also beyond the largest k.
         score_curve: proposals and recall against the score threshold.
+        num_ignored: annotated boxes that were neither to be found nor missed, such as crowds.
     """
 
     recall: Floats
@@ -70,6 +71,7 @@ class RecallReport:
     num_boxes: dict[str, int]
     proposals_per_image: NDArray[np.int64]
     score_curve: ScoreCurve
+    num_ignored: int = 0
 
     @property
     def num_images(self) -> int:
@@ -123,6 +125,7 @@ class RecallReport:
             "definition": DEFINITION,
             "images": self.num_images,
             "boxes": dict(self.num_boxes),
+            "ignored": self.num_ignored,
             "average_recall": {
                 area: {str(top): _to_json(recall.mean()) for top, recall in by_top.items()}
                 for area, by_top in by_iou.items()
@@ -152,8 +155,9 @@ class RecallReport:
             [f"{score:.2f}", f"{count:.1f}", _show(recall_50), _show(average)]
             for score, count, recall_50, average in zip(*vars(self.score_curve).values(), strict=True)
         ]
+        ignored = f"; {self.num_ignored} boxes ignored" if self.num_ignored else ""
         blocks = [
-            f"Average recall over {self.num_images} images",
+            f"Average recall over {self.num_images} images{ignored}",
             _align(["size", "boxes", *(f"AR@{top}" for top in self.tops)], by_area),
             "Recall at each IoU, every size",
             _align(["IoU", *(f"@{top}" for top in self.tops)], by_iou),
