@@ -46,7 +46,7 @@ from .loader import Examples, TrainingSet, iterate_steps, load_cache, move_examp
 from .log import Progress, RunLog, check_unused
 from .schedule import choose_precision, compute_learning_rate, update_average
 
-NUM_PICTURES, DRAWN_PROPOSALS = 4, 20  # of each measurement
+NUM_PICTURES = 4  # of each measurement
 
 
 class Result(NamedTuple):
@@ -310,8 +310,7 @@ def draw_pictures(network: RegionProposalNetwork, records: Sequence[ImageRecord]
     folder.mkdir(parents=True, exist_ok=True)
     proposer = Proposer(network, next(network.parameters()).device)
     for record in records:
-        picture = proposer.propose(record.path).top(DRAWN_PROPOSALS).draw()
-        picture.save(folder / f"{prefix}-{record.path.stem}.jpg")
+        proposer.propose(record.path).save(folder / f"{prefix}-{record.path.stem}.jpg")
 
 
 def start_network(config: Config, weights: str | Source | None) -> RegionProposalNetwork:
