@@ -17,7 +17,12 @@ from .errors import ConfigError
 
 TopDown = Literal["cumulative", "adjacent"]
 ScoreFrom = Literal["own", "nearest"]
-ObjectnessLoss = Literal["cross_entropy", "squared"]
+ObjectnessLoss = Literal["cross_entropy", "squared", "focal"]
+ObjectnessTarget = Literal["label", "quality"]
+BoxLoss = Literal["smooth_l1", "giou"]
+Assignment = Literal["iou", "aligned"]
+Convolution = Literal["dense", "separable"]
+Optimizer = Literal["sgd", "adamw"]
 BoxCoding = Literal["deltas", "absolute"]
 BatchNorm = Literal["frozen", "trained"]
 Schedule = Literal["steps", "cosine"]
@@ -31,11 +36,12 @@ ClassOrder = Literal["object_first", "object_last"]
 DeltaOrder = Literal["xywh", "yxhw"]
 PyramidNorm = Literal["none", "batch"]
 
-NUM_LEVELS = 5  # P2..P6
+NUM_LEVELS = 5  # P2..P6, or P3..P7
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 ARTICLE_MIN_VISIBLE = 0.9  # "correct those slightly over the border, delete most that cross it": it gives no number
 REFERENCE_LEARNING_RATE, REFERENCE_BATCH = 0.02, 16  # FPN section 5.1
+ADAMW_LEARNING_RATE = 0.002  # for as many images a step
 
 
 def _require(holds: bool, sentence: str) -> None:
@@ -92,11 +98,13 @@ class AnchorOptions:
     """The virtual boxes: one area per level, the same shapes on every level.
 
     Attributes:
-        sizes: Square roots of the areas on P2..P6, px (FPN section 4.1).
+        sizes: Square roots of the areas on the five levels, px (FPN section 4.1).
         ratios: Height / width of each shape.
-        strides: Of P2..P6, px; declared, and never recovered from sizes.
+        strides: Strides of the five levels, px, declared and never recovered from sizes.
         rounded: Round corners to whole pixels, as torchvision's weights expect.
         strides_from_shape: Take input size // map size as the stride, as torchvision's weights expect.
+        finest_level: The pyramid's first level: 2, P2..P6 (FPN section 4.1), or 3, P3..P7 (RetinaNet); sizes and
+            strides are those of its levels.
     """
 
     sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
@@ -104,11 +112,13 @@ class AnchorOptions:
     strides: tuple[int, ...] = (4, 8, 16, 32, 64)
     rounded: bool = False
     strides_from_shape: bool = False
+    finest_level: int = 2
 
     def __post_init__(self) -> None:
         for name in ("sizes", "strides"):
             values = getattr(self, name)
-            _require(len(values) == NUM_LEVELS, f"anchor {name} {values}: need one for each of P2..P6")
+            _require(len(values) == NUM_LEVELS, f"anchor {name} {values}: need one for each of {NUM_LEVELS} levels")
+        _require(self.finest_level in (2, 3), f"finest_level = {self.finest_level} must be 2 (P2..P6) or 3 (P3..P7)")
         for name in ("sizes", "strides", "ratios"):
             values = getattr(self, name)
             _require(
@@ -127,6 +137,10 @@ class LabelOptions:
         crowd_share: One with more than this share of its area in an ignored region, such as a crowd, is not negative.
         anchors_per_image: Sampled in each step (Faster R-CNN section 3.1.3).
         positive_share: Of the sampled anchors, at most; negatives fill up.
+        assignment: "iou", by the anchors' overlap with the objects (Faster R-CNN section 3.1.2), after which
+            `anchors_per_image` are sampled; or "aligned", by how well the predictions themselves do, all anchors taking
+            part (`geometry.assignment`; TOOD, arXiv 2108.07755). The thresholds and the sampling are those of "iou".
+        anchors_per_object: The best anchors that an object may own, with "aligned" (13: TOOD section 4.1).
     """
 
     positive_iou: float = 0.7
@@ -134,8 +148,12 @@ class LabelOptions:
     crowd_share: float = 0.7
     anchors_per_image: int = 256
     positive_share: float = 0.5
+    assignment: Assignment = "iou"
+    anchors_per_object: int = 13
 
     def __post_init__(self) -> None:
+        _require_choice("assignment", self.assignment, Assignment)
+        _require(self.anchors_per_object >= 1, f"anchors_per_object = {self.anchors_per_object} must be at least 1")
         low, high = self.negative_iou, self.positive_iou
         _require(0 <= low <= high <= 1, f"label IoUs {low}, {high}: need 0 <= negative_iou <= positive_iou <= 1")
         _require(0 <= self.crowd_share <= 1, f"crowd_share = {self.crowd_share} is not in [0, 1]")
@@ -151,13 +169,14 @@ class SelectionOptions:
         per_level: So many of the best regions of each level go into suppression.
         keep: Proposals per image at test time.
         keep_training: Proposals per image for a second stage in training (the article, step 6).
-        nms_iou: A region is suppressed by a better one of its level beyond this IoU.
+        nms_iou: A region is suppressed by a better one beyond this IoU.
         min_visible: Share of a region that must lie inside the image; 0 clips all, 1 removes all that cross the border.
         min_size: Thinner regions are dropped, px in the input frame; the smallest float32, 1.2e-38, drops those of
             width 0 alone, as detectron2 and mmdetection do.
         clamp: Of dw and dh at log(1000/16): "above", or "both" ways, so that nothing shrinks beyond either
             (mmdetection).
         score_from: "own" anchor, or "nearest": the anchor most like the refined region (the article, step 5).
+        across_levels: Regions of all levels suppress each other, rather than those of one level.
     """
 
     per_level: int = 2000
@@ -168,6 +187,7 @@ class SelectionOptions:
     min_size: float = 1e-3
     clamp: Clamp = "above"
     score_from: ScoreFrom = "own"
+    across_levels: bool = False
 
     def __post_init__(self) -> None:
         _require_choice("score_from", self.score_from, ScoreFrom)
@@ -198,11 +218,24 @@ class Config:
         pyramid_norm: "none", convolutions with bias (FPN), or "batch", with batch norm instead (torchvision's second
             COCO weights).
         top_down: "cumulative", M_l = I_l + up(M_{l+1}) (FPN); "adjacent", M_l = I_l + up(I_{l+1}) (the article).
+        bottom_up: After the top-down path each map is added to the next coarser one (PANet, arXiv 1803.01534), as
+            means of 2 x 2 cells.
+        pyramid_activation: LeakyReLU behind the pyramid's output convolutions (NanoDet), where FPN has none.
+        separable_levels: Levels whose output convolution is a 3x3 by channel and a 1x1 rather than a dense 3x3: on P2
+            that takes an eighth of the time.
         head_depth: 3x3 convolutions of the head (1: Faster R-CNN section 3.1; 2 in torchvision's second COCO weights).
+        head_convolution: "dense", or "separable" as above.
+        head_shared: All levels share the head's weights (FPN section 4.1), or else each has its own.
+        box_bins: 0: the head predicts deltas. Otherwise a distribution over the distances 0, 1, ... `box_bins` strides
+            of each side from the cell's middle, whose mean is turned into deltas (GFL, arXiv 2006.04388).
         class_order: Which of a pair of weights says object: the first, or the last as where background is class 0.
         delta_order: Of the four weights of a box: (dx, dy, dw, dh), or (dy, dx, dh, dw).
         box_coding: "deltas" against the anchor, or "absolute" boxes (the article's failed experiment).
-        objectness_loss: "cross_entropy" (Faster R-CNN), or "squared" (the article).
+        objectness_target: What a positive anchor's score should be: 1, its "label", or the "quality" of its box, the
+            IoU with its object (OLN, arXiv 2108.06753; GFL).
+        objectness_loss: "cross_entropy" (Faster R-CNN), "squared" (the article), or "focal": cross entropy times the
+            squared distance of score and target (quality focal loss of GFL).
+        box_loss: "smooth_l1" of the deltas (Fast R-CNN), or "giou" of the boxes (arXiv 1902.09630).
         input: How an image becomes the network's input.
         anchors: The virtual boxes.
         labels: Which anchors are positive and which negative.
@@ -220,11 +253,19 @@ class Config:
     pyramid_channels: int = 256
     pyramid_norm: PyramidNorm = "none"
     top_down: TopDown = "cumulative"
+    bottom_up: bool = False
+    pyramid_activation: bool = False
+    separable_levels: tuple[int, ...] = ()
     head_depth: int = 1
+    head_convolution: Convolution = "dense"
+    head_shared: bool = True
+    box_bins: int = 0
     class_order: ClassOrder = "object_first"
     delta_order: DeltaOrder = "xywh"
     box_coding: BoxCoding = "deltas"
+    objectness_target: ObjectnessTarget = "label"
     objectness_loss: ObjectnessLoss = "cross_entropy"
+    box_loss: BoxLoss = "smooth_l1"
     input: InputOptions = field(default_factory=InputOptions)
     anchors: AnchorOptions = field(default_factory=AnchorOptions)
     labels: LabelOptions = field(default_factory=LabelOptions)
@@ -238,14 +279,41 @@ class Config:
             ("class_order", ClassOrder),
             ("delta_order", DeltaOrder),
             ("box_coding", BoxCoding),
+            ("head_convolution", Convolution),
+            ("objectness_target", ObjectnessTarget),
             ("objectness_loss", ObjectnessLoss),
+            ("box_loss", BoxLoss),
         ):
             _require_choice(name, getattr(self, name), choices)
         _require(0 <= self.frozen_stages <= 5, f"frozen_stages = {self.frozen_stages} is not in 0..5")
         _require(self.pyramid_channels >= 1, f"pyramid_channels = {self.pyramid_channels} must be at least 1")
-        _require(self.head_depth >= 1, f"head_depth = {self.head_depth} must be at least 1")
+        _require(self.head_depth >= 0, f"head_depth = {self.head_depth} must be at least 0")
+        _require(self.box_bins >= 0, f"box_bins = {self.box_bins} must be at least 0")
+        self._check_combinations()
         _require(
             self.norm_eps is None or 0 <= self.norm_eps < math.inf, f"norm_eps = {self.norm_eps} must be at least 0"
+        )
+
+    def _check_combinations(self) -> None:
+        levels = range(self.anchors.finest_level, 6)
+        _require(
+            set(self.separable_levels) <= set(levels),
+            f"separable_levels = {self.separable_levels}: the pyramid has output convolutions on {list(levels)} only",
+        )
+        _require(
+            not self.separable_levels or self.pyramid_norm == "none",
+            "separable_levels: a separable convolution has no norm; set pyramid_norm to 'none'",
+        )
+        sizes_in_strides = {
+            size / stride for size, stride in zip(self.anchors.sizes, self.anchors.strides, strict=True)
+        }
+        _require(
+            self.box_bins == 0 or len(sizes_in_strides) == 1,
+            f"box_bins: needs anchor sizes in proportion to the strides, got {self.anchors.sizes}",
+        )
+        _require(
+            self.box_bins == 0 or (self.box_coding, self.delta_order) == ("deltas", "xywh"),
+            "box_bins: distances become deltas; set box_coding to 'deltas' and delta_order to 'xywh'",
         )
 
     @classmethod
@@ -260,6 +328,19 @@ class Config:
         )
         return cls(**{"top_down": "adjacent", "objectness_loss": "squared", **changes, "selection": selection})
 
+    @classmethod
+    def cspnet(cls, **changes: Any) -> Config:
+        """The network that ships: a small COCO-trained trunk, and a recipe by which it finds things.
+
+        One square anchor a cell, boxes as distance distributions, all anchors learning by how well they do (`aligned`,
+        `quality`, `focal`, `giou`), a bottom-up path. Start it from `experiments/convert_nanodet.py`, or from the
+        weights that ship. Figures: docs/findings.md.
+
+        Args:
+            changes: any other field.
+        """
+        return cls(**{**_cspnet_fields(), **changes})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, nested as the dataclasses are."""
         return dataclasses.asdict(self)
@@ -272,6 +353,27 @@ class Config:
             ConfigError: an unknown field, a value of the wrong type, or one that cannot be.
         """
         return _build(cls, values, "")
+
+
+def _cspnet_fields() -> dict[str, Any]:
+    return {
+        "backbone": "cspnet",
+        "frozen_stages": 2,
+        "pyramid_channels": 128,
+        "bottom_up": True,
+        "pyramid_activation": True,
+        "separable_levels": (2,),
+        "head_depth": 0,
+        "head_shared": False,
+        "box_bins": 10,
+        "objectness_target": "quality",
+        "objectness_loss": "focal",
+        "box_loss": "giou",
+        "input": InputOptions(short_side=384, long_side=512, order="BGR"),
+        "anchors": AnchorOptions(sizes=(20.0, 40.0, 80.0, 160.0, 320.0), ratios=(1.0,)),
+        "labels": LabelOptions(assignment="aligned"),
+        "selection": SelectionOptions(per_level=1000, keep=1000, nms_iou=0.8, across_levels=True),
+    }
 
 
 @dataclass(frozen=True)
@@ -298,8 +400,11 @@ class TrainOptions:
     Attributes:
         epochs: How often each image is seen.
         images_per_step: Of all processes together.
-        learning_rate: After warm-up; by default 0.02 for 16 images a step, and in proportion (FPN section 5.1).
-        momentum: Of SGD.
+        learning_rate: After warm-up; by default 0.02 (FPN section 5.1), with AdamW 0.002, for 16 images a step, and in
+            proportion.
+        optimizer: "sgd" (Faster R-CNN; the article), or "adamw" (arXiv 1711.05101).
+        backbone_rate: The backbone's learning rate, relative to that of everything else.
+        momentum: SGD momentum.
         weight_decay: Of all trained weights.
         warmup_steps: Steps of rising learning rate; at most a quarter of the run.
         schedule: "steps", a tenth after 2/3 and 8/9 of the run, or "cosine".
@@ -320,6 +425,8 @@ class TrainOptions:
     epochs: float = 12.0
     images_per_step: int = 16
     learning_rate: float | None = None
+    optimizer: Optimizer = "sgd"
+    backbone_rate: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup_steps: int = 500
@@ -338,10 +445,16 @@ class TrainOptions:
     validate_images: int = 0
 
     def __post_init__(self) -> None:
-        for name, choices in (("schedule", Schedule), ("precision", Precision), ("cache", Cache)):
+        for name, choices in (
+            ("schedule", Schedule),
+            ("precision", Precision),
+            ("cache", Cache),
+            ("optimizer", Optimizer),
+        ):
             _require_choice(name, getattr(self, name), choices)
         for name in ("epochs", "images_per_step", "log_every", "checkpoint_every"):
             _require(getattr(self, name) > 0, f"{name} = {getattr(self, name)} must be positive")
+        _require(0 <= self.backbone_rate < math.inf, f"backbone_rate = {self.backbone_rate} must be at least 0")
         _require(0 <= self.ema < 1, f"ema = {self.ema} is not in [0, 1)")
 
     @property
@@ -349,7 +462,8 @@ class TrainOptions:
         """The learning rate after warm-up."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return REFERENCE_LEARNING_RATE * self.images_per_step / REFERENCE_BATCH
+        reference = REFERENCE_LEARNING_RATE if self.optimizer == "sgd" else ADAMW_LEARNING_RATE
+        return reference * self.images_per_step / REFERENCE_BATCH
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -382,9 +496,10 @@ def _convert(hint: Any, value: object, where: str) -> Any:
     if isinstance(hint, UnionType):  # "X | None"
         return None if value is None else _convert(get_args(hint)[0], value, where)
     if get_origin(hint) is tuple:
-        items = value if isinstance(value, (list, tuple)) else ()
-        arity = {len(items)} if Ellipsis in get_args(hint) else {len(get_args(hint))}
-        _require(bool(items) and len(items) in arity, f"configuration field {where} = {value!r} is no such list")
+        items = value if isinstance(value, (list, tuple)) else None
+        right = items is not None and (Ellipsis in get_args(hint) or len(items) == len(get_args(hint)))
+        _require(right, f"configuration field {where} = {value!r} is no such list")
+        assert items is not None
         return tuple(_convert(get_args(hint)[0], item, where) for item in items)
     expected: tuple[type, ...] = {float: (int, float), int: (int,), bool: (bool,)}.get(hint, (str,))
     right = isinstance(value, expected) and (hint is bool or not isinstance(value, bool))

@@ -21,6 +21,7 @@ from objectness.config import AnchorOptions, SelectionOptions
 from objectness.geometry import selection as selecting
 from objectness.geometry.anchors import make_anchors
 from objectness.geometry.boxes import MAX_LOG_SCALE
+from objectness.geometry.nms import nms
 from objectness.geometry.selection import select_proposals, select_proposals_plain
 from objectness.kernels.cpu.library import ENVIRONMENT, VARIANTS, choose_variant, describe, find_library
 from objectness.kernels.cpu.selection import select
@@ -178,6 +179,7 @@ MAPS = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=5, m
             "min_size": st.sampled_from([0.0, 1e-3, 1.2e-38, 8.0]),
             "clamp": st.sampled_from(["above", "both"]),
             "score_from": st.sampled_from(["own", "nearest"]),
+            "across_levels": st.booleans(),
         }
     ),
 )
@@ -199,6 +201,18 @@ def test_equal_on_a_small_image(variant: str, layout: str, folded: bool, score_f
     case = make_case(make_grid(), num_images=3, folded=folded, layout=layout, logits=logits)
     for selection in check(case, score_from=score_from, per_level=500, keep=300):
         assert len(selection.boxes) == 300
+
+
+def test_levels_suppress_each_other_where_asked(variant: str) -> None:
+    """`nms` over the regions of all levels, which no code of selection takes part in, chooses the same."""
+    case = make_case(make_grid(), seed=5)
+    everything = run_kernel(case, SelectionOptions(per_level=300, keep=10_000, nms_iou=1.0))[0]
+    chosen = nms(everything.boxes, everything.logits, 0.3)
+    across = run_kernel(case, SelectionOptions(per_level=300, keep=10_000, nms_iou=0.3, across_levels=True))[0]
+    assert torch.equal(across.boxes, everything.boxes[chosen])
+    assert torch.equal(across.levels, everything.levels[chosen])
+    within = run_kernel(case, SelectionOptions(per_level=300, keep=10_000, nms_iou=0.3))[0]
+    assert len(across.boxes) < len(within.boxes)
 
 
 def test_no_cells(variant: str) -> None:

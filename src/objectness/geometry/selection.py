@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import BoxCoding, SelectionOptions
 from ..kernels.cpu.selection import select
 from ..kernels.dispatch import take
-from ..structures import FIRST_LEVEL, AnchorGrid, Output, Selection, flatten_map
+from ..structures import AnchorGrid, Output, Selection, flatten_map
 from .anchors import find_nearest_anchors
 from .boxes import BOX_CODERS, MAX_LOG_SCALE, clip_boxes, compute_iou_plain, compute_visible_shares
 from .nms import keep_greedily
@@ -42,8 +42,9 @@ def select_proposals(
 ) -> list[Selection]:
     """Choose the proposals of every image: step 6 of the system.
 
-    The best `per_level` of each level; regions over the border removed or clipped; suppression within each level;
-    the best `keep` of what is left. Where a logit or a box is not a number there is no proposal.
+    The best `per_level` of each level; regions over the border removed or clipped; suppression within each level, or
+    of all levels together; the best `keep` of what is left. Where a logit or a box is not a number there is no
+    proposal.
 
     On the CPU a kernel does this (`kernels.cpu.selection`), unless gradients are wanted, boxes are absolute or none was
     built; everywhere else `select_proposals_plain`.
@@ -101,7 +102,8 @@ def select_proposals_plain(
             logits = score_by_nearest(logits, codes, grid, options, box_coding)
         regions = _take_best_per_level(logits, codes, grid, options, box_coding)
         candidates = _sort_by_logit(correct_border(regions, size, options))
-        selections.append(suppress(candidates, options.nms_iou, options.keep if keep is None else keep))
+        most = options.keep if keep is None else keep
+        selections.append(suppress(candidates, options.nms_iou, most, across_levels=options.across_levels))
     return selections
 
 
@@ -128,31 +130,36 @@ def correct_border(regions: Selection, size: Tensor, options: SelectionOptions) 
     return _take_rows(regions._replace(boxes=boxes), stays)
 
 
-def suppress(candidates: Selection, nms_iou: float, keep: int) -> Selection:
+def suppress(candidates: Selection, nms_iou: float, keep: int, *, across_levels: bool = False) -> Selection:
     """Greedy non-maximum suppression within each level, best first over all levels, until `keep` are kept.
 
-    A candidate goes if its IoU with a better kept one of its own level exceeds `nms_iou`. Candidates are decided a
-    block at a time: against what is kept, then among themselves; most are never looked at, since `keep` is reached.
+    A candidate goes if its IoU with a better kept one of its own level, or of any, exceeds `nms_iou`. Candidates are
+    decided a block at a time: against what is kept, then among themselves; most are never looked at, since `keep` is
+    reached.
 
     Args:
         candidates: sorted by falling logit.
         nms_iou: threshold in [0, 1].
         keep: most boxes to return.
+        across_levels: levels suppress each other.
     """
+    groups = torch.zeros_like(candidates.levels) if across_levels else candidates.levels
     kept = torch.zeros(0, dtype=torch.int64, device=candidates.boxes.device)
     for block in torch.split(torch.arange(len(candidates.boxes), device=kept.device), SUPPRESSION_BLOCK):
-        alive = block[~_find_overlaps(candidates, kept, block, nms_iou).any(dim=0)]
-        overlaps = _find_overlaps(candidates, alive, alive, nms_iou).triu(diagonal=1)  # row suppresses column
+        alive = block[~_find_overlaps(candidates.boxes, groups, kept, block, nms_iou).any(dim=0)]
+        overlaps = _find_overlaps(candidates.boxes, groups, alive, alive, nms_iou).triu(
+            diagonal=1
+        )  # row suppresses column
         kept = torch.cat([kept, alive[keep_greedily(overlaps)]])
         if len(kept) >= keep:
             break
     return _take_rows(candidates, kept[:keep])
 
 
-def _find_overlaps(candidates: Selection, rows: Tensor, columns: Tensor, nms_iou: float) -> Tensor:
-    """Mask (r, c) of the pairs of one level whose IoU exceeds the threshold."""
-    same_level = candidates.levels[rows][:, None] == candidates.levels[columns][None, :]
-    return same_level & (compute_iou_plain(candidates.boxes[rows], candidates.boxes[columns]) > nms_iou)
+def _find_overlaps(boxes: Tensor, groups: Tensor, rows: Tensor, columns: Tensor, nms_iou: float) -> Tensor:
+    """Mask (r, c) of the pairs of one group whose IoU exceeds the threshold."""
+    same_group = groups[rows][:, None] == groups[columns][None, :]
+    return same_group & (compute_iou_plain(boxes[rows], boxes[columns]) > nms_iou)
 
 
 def _take_best_per_level(
@@ -167,7 +174,7 @@ def _take_best_per_level(
     for i, (level_logits, level_codes, anchors) in enumerate(zip(logits, codes, grid.levels, strict=True)):
         best = _find_best(level_logits, options.per_level)
         boxes = BOX_CODERS[box_coding].decode(level_codes[best], anchors[best], options.clamp)
-        parts.append(Selection(boxes, level_logits[best], torch.full_like(best, FIRST_LEVEL + i)))
+        parts.append(Selection(boxes, level_logits[best], torch.full_like(best, grid.options.finest_level + i)))
     return Selection(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 

@@ -6,7 +6,7 @@
       and whenever the collection is full, it is sorted and cut, and the worst of the best `per_level` is the bar.
       If too few reached the sample's, everything is read again without it.
    2. The levels' best, sorted, are walked together in falling order of their logits. Only now a region is decoded, from
-      its place in the grid; clipped or dropped; and compared with those kept of its own level, many at a time.
+      its place in the grid; clipped or dropped; and compared with those kept of its own level, or of all, many at a time.
    3. The walk ends when enough are kept, which is long before the candidates do.
 
    A logit and its anchor's position are one integer (make_key), so that sorting settles ties by the order of anchors.
@@ -58,6 +58,7 @@ typedef struct {
     int64_t logits_per_anchor; /* 1 or 2 */
     int64_t first_level;       /* what the finest level is called */
     int64_t per_level, keep;
+    int64_t across_levels; /* whether levels suppress each other */
     float nms_iou, min_visible, min_size;
     float min_log_scale, max_log_scale;       /* of dw and dh */
     const float *log_sizes, *log_ratios;      /* of levels and shapes, for the score of the nearest anchor; or NULL */
@@ -294,7 +295,19 @@ static Queue *find_best_queue(Queue *queues, int64_t count)
     return best; /* of equal logits the finest level's */
 }
 
-/* Walk the queues together, best first, and write down what nothing better of its own level suppresses. */
+/* Whether a better region suppresses this one: of its own level, or of any. */
+static int is_taken(const Task *task, const Queue *queues, const Queue *own, Box box)
+{
+    const Options *options = task->options;
+    if (!options->across_levels)
+        return is_suppressed[task->variant](&own->kept, box, options->nms_iou);
+    for (const Queue *queue = queues; queue < queues + options->num_levels; queue++)
+        if (is_suppressed[task->variant](&queue->kept, box, options->nms_iou))
+            return 1;
+    return 0;
+}
+
+/* Walk the queues together, best first, and write down what nothing better suppresses. */
 static int64_t suppress(const Task *task, Queue *queues, float *boxes, float *logits, int64_t *levels)
 {
     const Options *options = task->options;
@@ -308,7 +321,7 @@ static int64_t suppress(const Task *task, Queue *queues, float *boxes, float *lo
         const Level *level = task->levels + index;
         const Cell cell = find_cell(level, position / options->num_shapes);
         Box box = decode(task, level, position % options->num_shapes, cell);
-        if (!correct_border(task, &box) || is_suppressed[task->variant](&queue->kept, box, options->nms_iou))
+        if (!correct_border(task, &box) || is_taken(task, queues, queue, box))
             continue;
         put_box(&queue->kept.boxes, queue->kept.count++, box);
         memcpy(boxes + 4 * count, &box, sizeof box);

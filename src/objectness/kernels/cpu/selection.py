@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...config import AnchorOptions, SelectionOptions
-from ...structures import FIRST_LEVEL, Output, Selection
+from ...structures import Output, Selection
 from .library import check_result, check_tensor, choose_variant, get_function, get_pointer
 
 MOST_ANCHORS = 2**32  # of one level: a position has 32 bits beside its logit
@@ -52,6 +52,7 @@ class _Options(ctypes.Structure):
         ("first_level", ctypes.c_int64),
         ("per_level", ctypes.c_int64),
         ("keep", ctypes.c_int64),
+        ("across_levels", ctypes.c_int64),
         ("nms_iou", ctypes.c_float),
         ("min_visible", ctypes.c_float),
         ("min_size", ctypes.c_float),
@@ -123,9 +124,10 @@ def select(
         num_levels=len(levels),
         num_shapes=num_shapes,
         logits_per_anchor=logits_per_anchor,
-        first_level=FIRST_LEVEL,
+        first_level=anchors.finest_level,
         per_level=max(most_per_level),
         keep=most,
+        across_levels=options.across_levels,
         nms_iou=options.nms_iou,
         min_visible=options.min_visible,
         min_size=options.min_size,
