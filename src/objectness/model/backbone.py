@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config import BatchNorm
 from ..errors import ConfigError
+from .cspnet import CspNet
 from .efficientnet import EfficientNetLite
 from .norm import NormFactory, make_norm
 from .resnet import DESIGNS, Bottleneck, ResNet
@@ -59,6 +60,12 @@ BACKBONES = {name: _resnet(name) for name in DESIGNS} | {
         stages=("blocks.1", "blocks.2", "blocks.4", "blocks.6"),
         between=((), (), ("blocks.3",), ("blocks.5",)),
         norm_eps=1e-3,  # TensorFlow's
+        has_bottlenecks=False,
+    ),
+    "cspnet": BackboneKind(
+        build=lambda norm, _: CspNet(),  # it has no norm
+        stem=("stem",),
+        stages=("stages.0", "stages.1", "stages.2", "stages.3"),
         has_bottlenecks=False,
     ),
 }
