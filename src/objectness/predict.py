@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .config import Config
 from .device import choose_device_of
 from .errors import ConfigError, ImageError
 from .evaluation.report import RecallReport
@@ -153,7 +154,7 @@ class Proposer:
             batch = make_batch([resized.to(self.device)], self.network.config.input)
             output = self.engine(batch.images)
             selection = self.network.select(output, batch, keep=keep)[0]
-            features = None if pool is None else _pool(output, selection, pool)
+            features = None if pool is None else _pool(output, selection, pool, self.network.config)
         scale = torch.tensor([width / resized.shape[-1], height / resized.shape[-2]] * 2)  # back, once
         limits = torch.tensor([width, height] * 2)  # rounding must not carry a box over the border
         return Proposals(  # copies, made outside inference mode: its own tensors cannot be changed in place
@@ -291,10 +292,10 @@ def _from_array(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
 
 
-def _pool(output: Output, selection: Selection, size: int) -> Tensor:
+def _pool(output: Output, selection: Selection, size: int, config: Config) -> Tensor:
     if not output.features:
         raise ConfigError("this engine gives no features to pool; load the network without an engine")
-    return pool_features(output.features, [selection.boxes], size)
+    return pool_features(output.features, [selection.boxes], size, first_level=config.anchors.finest_level)
 
 
 def _keep_for_drawing(image: ImageLike, pixels: Tensor) -> Path | Image.Image | np.ndarray:

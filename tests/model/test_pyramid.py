@@ -111,3 +111,34 @@ def test_maps_are_let_go_where_that_is_wanted() -> None:
     for level, other in zip(pyramid(stages, consume=True), expected, strict=True):
         assert torch.equal(level, other)
     assert stages == []
+
+
+def test_bottom_up_path_by_hand() -> None:
+    """P3 and P2 stay; P4 gets the means of P3's 2 x 2 cells, P5 those of the new P4; P6 comes from the new P5."""
+    pyramid = Pyramid((1, 1, 1, 1), channels=1, bottom_up=True)
+    pyramid.load_state_dict(make_transparent().state_dict())
+    levels = pyramid(make_stages(*SIZES))
+    assert [level.unique().tolist() for level in levels] == [[1111], [1110], [2210], [3210], [3210]]
+    c3 = torch.tensor([[1.0, 2, 5, 5], [3, 6, 5, 5]]).reshape(1, 1, 2, 4)  # means 3 and 5
+    p4 = pyramid([torch.zeros(1, 1, 4, 8), c3, torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 1)])[2]
+    assert p4.flatten().tolist() == [3, 5]
+
+
+def test_activation_by_hand() -> None:
+    pyramid = Pyramid((1, 1, 1, 1), channels=1, activation=True)
+    pyramid.load_state_dict(make_transparent().state_dict())
+    c2, *coarser = make_stages(*SIZES)
+    levels = pyramid([torch.full_like(c2, -2110.0), *coarser])
+    assert levels[0].unique().tolist() == [-100]  # 0.1 x (1110 - 2110)
+    assert levels[1].unique().tolist() == [1110]
+
+
+def test_from_p3_on() -> None:
+    pyramid = Pyramid((4, 5, 6), channels=8, separable_levels=(3,))
+    stages = [torch.randn(1, c, side, side) for c, side in ((4, 16), (5, 8), (6, 4))]
+    levels = pyramid(stages)
+    assert [tuple(level.shape[1:]) for level in levels] == [(8, 16, 16), (8, 8, 8), (8, 4, 4), (8, 2, 2), (8, 1, 1)]
+    assert torch.equal(levels[4], levels[2][..., ::4, ::4])
+    # a separable output convolution on P3 only: 8 x 9 + 8 and 8 x 8 + 8 weights instead of 8 x 8 x 9 + 8
+    counts = [sum(p.numel() for p in output.parameters()) for output in pyramid.outputs]
+    assert counts == [152, 584, 584]

@@ -13,19 +13,26 @@ from ..structures import FIRST_LEVEL
 from .boxes import compute_areas
 
 CANONICAL_LEVEL, CANONICAL_SIZE = 4, 224  # a box of 224 x 224 px, ImageNet's, is pooled from P4: FPN, equation 1
-POOLED_LEVELS = 4  # P2..P5; P6 is there for anchors alone
+LAST_POOLED_LEVEL = 5  # P6 is there for anchors only
 
 
 def pool_features(
-    features: Sequence[Tensor], boxes_per_image: Sequence[Tensor], size: int = 7, *, samples: int = 2
+    features: Sequence[Tensor],
+    boxes_per_image: Sequence[Tensor],
+    size: int = 7,
+    *,
+    samples: int = 2,
+    first_level: int = FIRST_LEVEL,
 ) -> Tensor:
     """RoIAlign: each box as a grid of bins, each bin the mean of bilinear samples of the level that fits the box.
 
     Args:
-        features: the pyramid, finest level first, (N, C, H_l, W_l) each; P2..P5 are used, so `Output.features` will do.
+        features: the pyramid, finest level first, (N, C, H_l, W_l) each; none beyond P5 is used, so `Output.features`
+            will do.
         boxes_per_image: N of (n, 4) xyxy, px in the input frame; a side below one cell of its level counts as one.
         size: bins along each side of a box.
         samples: along each side of a bin.
+        first_level: the finest level of `features`.
 
     Returns:
         (n_1 + ... + n_N, C, size, size) float32, image after image.
@@ -39,16 +46,16 @@ def pool_features(
         raise ConfigError(
             f"{len(boxes_per_image)} lists of boxes for {len(features[0])} images; pass one for each image"
         )
-    levels = features[:POOLED_LEVELS]
+    levels = features[: LAST_POOLED_LEVEL + 1 - first_level]
     channels = levels[0].shape[1]
     table = torch.cat([level.permute(0, 2, 3, 1).reshape(-1, channels) for level in levels]).float()  # a row a cell
     boxes = torch.cat([each.float() for each in boxes_per_image])
     images = torch.cat([torch.full_like(each[:, 0], i, dtype=torch.int64) for i, each in enumerate(boxes_per_image)])
-    chosen = choose_levels(boxes) - FIRST_LEVEL  # (n,)
+    chosen = choose_levels(boxes, first_level) - first_level  # (n,)
 
     starts = torch.tensor([0, *(level[:, 0].numel() for level in levels[:-1])], device=boxes.device).cumsum(0)
     map_sizes = torch.tensor([level.shape[-2:] for level in levels], device=boxes.device)[chosen]  # (n, 2) H, W
-    corners = boxes / 2.0 ** (FIRST_LEVEL + chosen)[:, None]  # (n, 4) in cells
+    corners = boxes / 2.0 ** (first_level + chosen)[:, None]  # (n, 4) in cells
     rows, row_weights = _place_samples(corners[:, 1], corners[:, 3], map_sizes[:, 0], size, samples)
     columns, column_weights = _place_samples(corners[:, 0], corners[:, 2], map_sizes[:, 1], size, samples)
 
@@ -62,11 +69,11 @@ def pool_features(
     return pooled.reshape(-1, size, size, channels).permute(0, 3, 1, 2).contiguous()
 
 
-def choose_levels(boxes: Tensor) -> Tensor:
-    """The level (n,) int64, 2..5, that each box (n, 4) is pooled from: 4 + log2(sqrt(area) / 224), rounded down."""
+def choose_levels(boxes: Tensor, first_level: int = FIRST_LEVEL) -> Tensor:
+    """The level (n,) int64, up to 5, that each box (n, 4) is pooled from: 4 + log2(sqrt(area) / 224), rounded down."""
     sides = compute_areas(boxes).sqrt()
     levels = (CANONICAL_LEVEL + torch.log2(sides / CANONICAL_SIZE) + 1e-6).floor()  # a hair, so that 224 is 224
-    return levels.clamp(FIRST_LEVEL, FIRST_LEVEL + POOLED_LEVELS - 1).long()
+    return levels.clamp(first_level, LAST_POOLED_LEVEL).long()
 
 
 def _place_samples(low: Tensor, high: Tensor, length: Tensor, size: int, samples: int) -> tuple[Tensor, Tensor]:
