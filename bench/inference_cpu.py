@@ -30,6 +30,7 @@ from turns import take_turns
 from objectness.config import AnchorOptions, Config, InputOptions, SelectionOptions
 from objectness.geometry.boxes import compute_iou
 from objectness.images.network_input import make_batch
+from objectness.model.head import Head
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer, to_tensor
 from objectness.runtimes.choose import make_engine
@@ -171,6 +172,7 @@ def wrap_theirs(peer: Peer, config: Config, pixels: Tensor) -> Propose:
 def spread_outputs(network: RegionProposalNetwork, pixels: Tensor) -> None:
     """Scale the last layers to logits of standard deviation 1 and deltas of 0.2."""
     output = network(make_batch([pixels], network.config.input).images)
+    assert isinstance(network.head, Head)
     network.head.cls.weight /= flatten_maps(output.logits, 2).std()
     network.head.reg.weight *= 0.2 / flatten_maps(output.deltas, 4).std()
 

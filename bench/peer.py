@@ -28,6 +28,7 @@ from objectness.evaluation.recall import measure_recall
 from objectness.evaluation.report import RecallReport
 from objectness.geometry.selection import fold_logits
 from objectness.images.network_input import fit_size, make_batch, resize_image
+from objectness.model.head import Head
 from objectness.network import RegionProposalNetwork
 from objectness.structures import Batch, Targets, flatten_map
 
@@ -86,6 +87,7 @@ def copy_weights(network: RegionProposalNetwork, peer: Peer) -> None:
     """Give the peer our weights; each pair of logits folds into one, object minus no object."""
     peer.backbone.body.load_state_dict(network.backbone.body.state_dict())
     fpn, head = peer.backbone.fpn, peer.rpn.head
+    assert isinstance(network.head, Head)  # shared by all levels, as the peer's
     pairs: list[tuple[nn.Module, nn.Module]] = [
         (network.head.convs[0], head.conv[0][0]),
         (network.head.reg, head.bbox_pred),

@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from objectness.config import ClassOrder
-from objectness.model.head import Head
+from objectness.model.head import Distances, Head, LevelHeads
 
 
 def test_initial_statistics() -> None:
@@ -84,3 +86,75 @@ def test_folded_pairs_are_their_difference(class_order: ClassOrder) -> None:
     (folded,), (same_deltas,) = head([level])
     torch.testing.assert_close(folded, pairs[:, 0::2] - pairs[:, 1::2])
     torch.testing.assert_close(same_deltas, deltas)
+
+
+def test_a_head_for_each_level() -> None:
+    torch.manual_seed(0)
+    heads = LevelHeads([Head(channels=8, num_anchors=1) for _ in range(2)])
+    level = torch.randn(1, 8, 4, 4)
+    logits, deltas = heads([level, level])
+    assert not torch.equal(logits[0], logits[1])
+    for i in range(2):
+        alone = heads.levels[i]([level])
+        assert torch.equal(logits[i], alone[0][0])
+        assert torch.equal(deltas[i], alone[1][0])
+    heads.fold_pairs()
+    torch.testing.assert_close(heads([level, level])[0][1], logits[1][:, :1] - logits[1][:, 1:])
+
+
+def test_no_convolution_at_all() -> None:
+    head = Head(channels=8, depth=0)
+    level = torch.randn(1, 8, 4, 4)
+    torch.testing.assert_close(head([level])[0][0], head.cls(level))
+
+
+@pytest.mark.parametrize("class_order", ["object_first", "object_last"])
+def test_initial_logit(class_order: ClassOrder) -> None:
+    logits, _ = Head(channels=8, class_order=class_order, initial_logit=-4.0)([torch.zeros(1, 8, 1, 1)])
+    assert logits[0].flatten().tolist() == [-4, 0] * 3
+
+
+def test_distances_by_hand() -> None:
+    """One anchor of 5 x 5 strides; each side's distribution has all its weight in one place: 1, 2, 4 and 8 strides.
+
+    From the middle of the cell, half a stride beyond the anchor's centre, the box reaches from -1 to 4 across and from
+    -2 to 8 down: 5 strides wide and 10 high, its centre 1.5 + 0.5 and 3 + 0.5 strides from the anchor's.
+    """
+    logits = torch.full((1, 4, 11), -1000.0)
+    for side, place in enumerate((1, 2, 4, 8)):
+        logits[0, side, place] = 3.0
+    deltas = Distances(10, torch.tensor([[5.0, 5.0]]))(logits.reshape(1, 44, 1, 1)).flatten()
+    torch.testing.assert_close(deltas, torch.tensor([2.0 / 5, 3.5 / 5, 0.0, math.log(2)]))
+
+
+def test_distances_are_the_mean_of_a_softmax() -> None:
+    """Two anchors of other shapes, against torch's softmax and plain geometry."""
+    shapes = torch.tensor([[4.0, 8.0], [6.0, 3.0]])
+    logits = 5 * torch.randn(2, 2, 4, 9, 3, 5, generator=torch.Generator().manual_seed(0))
+    left, top, right, bottom = (logits.softmax(dim=3) * torch.arange(9.0)[:, None, None]).sum(dim=3).unbind(2)
+    width, height = shapes.T[..., None, None]
+    expected = torch.stack(
+        [
+            ((right - left) / 2 + 0.5) / width,
+            ((bottom - top) / 2 + 0.5) / height,
+            ((left + right) / width).log(),
+            ((top + bottom) / height).log(),
+        ],
+        dim=2,
+    )
+    found = Distances(8, shapes)(logits.reshape(2, 72, 3, 5))
+    torch.testing.assert_close(found, expected.reshape(2, 8, 3, 5), rtol=1e-5, atol=1e-5)
+
+
+def test_extreme_distances_are_numbers() -> None:
+    distances = Distances(10, torch.tensor([[5.0, 5.0]]))
+    for value in (1e30, -50.0, 0.0):
+        logits = torch.full((1, 44, 1, 1), value, requires_grad=True)
+        deltas = distances(logits)
+        deltas.sum().backward()
+        assert deltas.isfinite().all()
+        assert logits.grad is not None
+        assert logits.grad.isfinite().all()
+    nowhere = torch.full((1, 4, 11), -60.0)
+    nowhere[..., 0] = 0  # every side at the middle: no size, but a number
+    assert distances(nowhere.reshape(1, 44, 1, 1)).isfinite().all()
