@@ -146,7 +146,7 @@ def test_options_reach_their_places() -> None:
     network = make_network()
     output = network(batch.images)
     losses = network.sum_losses(output, batch, targets, seeds=[0, 0])
-    assert losses.num_sampled == 2 * 32
+    assert losses.normaliser == 2 * 32
     for name, value, changes_objectness, changes_box in (
         ("objectness_loss", "squared", True, False),
         ("box_coding", "absolute", False, True),
@@ -181,7 +181,7 @@ def test_everything_learns() -> None:
     batch, targets = make_two()
     losses = network.sum_losses(network(batch.images), batch, targets, seeds=[0, 0])
     assert losses.num_positive > 0
-    ((losses.objectness + losses.box) / losses.num_sampled).backward()
+    ((losses.objectness + losses.box) / losses.normaliser).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -194,7 +194,7 @@ def test_images_without_boxes_train(objectness_loss: str) -> None:
     batch, (first, _) = make_two()
     only_crowd = Targets(NO_BOXES, first.ignored)
     losses = network.sum_losses(network(batch.images), batch, [Targets(NO_BOXES, NO_BOXES), only_crowd], seeds=[0, 0])
-    assert losses.num_sampled == 64
+    assert losses.normaliser == 64
     assert losses.num_positive == losses.box == 0
     (losses.objectness + losses.box).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
@@ -335,3 +335,67 @@ def test_optimized_leaves_the_norms_of_a_foreign_backbone() -> None:
         for mine, other in zip(network(images).features, optimized(images).features, strict=True):
             torch.testing.assert_close(mine, other)
     assert sum(isinstance(m, nn.BatchNorm2d) for m in optimized.modules()) == 4
+
+
+SMALL_CSPNET = Config.cspnet(
+    pyramid_channels=8,
+    frozen_stages=0,
+    anchors=AnchorOptions(sizes=(20, 40, 80, 160, 320), ratios=(1.0,)),
+    selection=SelectionOptions(per_level=50, keep=60, across_levels=True),
+)
+
+
+def make_example(config: Config) -> tuple[RegionProposalNetwork, Batch, list[Targets]]:
+    """A network, two images at random, the second without objects."""
+    torch.manual_seed(0)
+    network = RegionProposalNetwork(config)
+    batch = Batch(torch.randn(2, 3, 96, 128), torch.tensor([[96.0, 128], [80, 128]]))
+    boxes = torch.tensor([[10.0, 10, 60, 50], [70, 20, 90, 90]])
+    return network, batch, [Targets(boxes, NO_BOXES), Targets(NO_BOXES, boxes[:1])]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"objectness_target": "label"},
+        {"objectness_loss": "cross_entropy", "box_loss": "smooth_l1"},
+        {"labels": LabelOptions(assignment="iou")},
+        {"head_shared": True, "head_depth": 1, "head_convolution": "separable", "box_bins": 0},
+        {"anchors": AnchorOptions((40, 80, 160, 320, 640), (0.5, 1.0, 2.0), (8, 16, 32, 64, 128), finest_level=3)}
+        | {"separable_levels": (3,)},
+    ],
+)
+def test_every_option_learns_and_proposes(changes: dict[str, Any]) -> None:
+    network, batch, targets = make_example(dataclasses.replace(SMALL_CSPNET, **changes))
+    assert Config.from_dict(network.config.to_dict()) == network.config
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    first = last = None
+    for _ in range(15):
+        losses = network.sum_losses(network(batch.images), batch, targets, [0, 1])
+        last = sum(losses.divide())
+        first = last if first is None else first
+        optimizer.zero_grad()
+        last.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+        optimizer.step()
+    assert last < first
+    with torch.inference_mode():
+        network.eval()
+        selections, faster = network.propose(batch), network.optimized().propose(batch)
+    finest = network.config.anchors.finest_level
+    for plain, optimized in zip(selections, faster, strict=True):
+        assert 0 < len(plain.boxes) <= 60
+        assert set(plain.levels.tolist()) <= set(range(finest, finest + 5))
+        torch.testing.assert_close(optimized.logits, plain.logits, rtol=1e-3, atol=1e-3)
+
+
+def test_two_images_are_two_of_one_with_alignment() -> None:
+    network, batch, targets = make_example(SMALL_CSPNET)
+    together = network.sum_losses(network(batch.images), batch, targets, [0, 1])
+    apart = []
+    for i in range(2):
+        one = Batch(batch.images[i : i + 1], batch.sizes[i : i + 1])
+        apart.append(network.sum_losses(network(one.images), one, targets[i : i + 1], [i]))
+    for joint, first, second in zip(together, *apart, strict=True):
+        torch.testing.assert_close(joint, first + second, rtol=1e-4, atol=1e-4)

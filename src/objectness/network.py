@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .config import Config
-from .geometry.anchors import make_anchors
-from .geometry.losses import LossSums, sum_losses
+from .config import NUM_LEVELS, Config
+from .geometry.anchors import make_anchors, make_shapes
+from .geometry.assignment import assign_aligned
+from .geometry.boxes import BOX_CODERS
+from .geometry.losses import LossSums, compute_margins, sum_aligned_losses, sum_losses
 from .geometry.matching import match_grid, sample_anchors
 from .geometry.selection import select_proposals
 from .model.backbone import FOLDABLE, Backbone, make_backbone
 from .model.efficientnet import EfficientNetLite
-from .model.head import Head
+from .model.head import Distances, Head, LevelHeads
 from .model.norm import fold_norms, make_norm
 from .model.pyramid import Pyramid
-from .structures import AnchorGrid, Batch, Output, Selection, Targets
+from .structures import FIRST_LEVEL, AnchorGrid, Batch, Output, Selection, Targets, flatten_maps
+
+FOCAL_INITIAL_LOGIT = -4.0  # nearly nothing is an object at first: RetinaNet (arXiv 1708.02002), section 4.1
 
 
 class RegionProposalNetwork(nn.Module):
@@ -43,14 +48,17 @@ class RegionProposalNetwork(nn.Module):
             stride_in_1x1=config.stride_in_1x1,
         )
         norm = None if config.pyramid_norm == "none" else make_norm(config.batch_norm, config.norm_eps)
-        self.pyramid = Pyramid(self.backbone.count_channels(), config.pyramid_channels, config.top_down, norm)
-        self.head = Head(
+        stages = self.backbone.count_channels()[config.anchors.finest_level - FIRST_LEVEL :]
+        self.pyramid = Pyramid(
+            stages,
             config.pyramid_channels,
-            len(config.anchors.ratios),
-            config.head_depth,
-            class_order=config.class_order,
-            delta_order=config.delta_order,
+            config.top_down,
+            norm,
+            bottom_up=config.bottom_up,
+            activation=config.pyramid_activation,
+            separable_levels=config.separable_levels,
         )
+        self.head = make_head(config)
 
     def forward(self, images: Tensor) -> Output:
         """Predict, in training and in inference alike.
@@ -61,7 +69,8 @@ class RegionProposalNetwork(nn.Module):
         Returns:
             Features, logits and deltas of every level.
         """
-        features = self.pyramid(list(self.backbone(images)), consume=True)
+        stages = list(self.backbone(images))[-len(self.pyramid.laterals) :]
+        features = self.pyramid(stages, consume=True)
         logits, deltas = self.head(features)
         return Output(features, logits, deltas)
 
@@ -100,28 +109,63 @@ class RegionProposalNetwork(nn.Module):
         )
 
     def sum_losses(self, output: Output, batch: Batch, targets: Sequence[Targets], seeds: Sequence[int]) -> LossSums:
-        """Match, sample and add up the losses of the predictions for a batch.
+        """Label the anchors and add up the losses of the predictions for a batch.
 
         Args:
             output: what `self(batch.images)` said.
             batch: N images.
             targets: N, in the input frame.
-            seeds: N; which anchors are sampled depends on these alone, not on the other images of the batch.
+            seeds: N; which anchors are sampled depends on these only, not on the other images of the batch.
         """
-        grid = self.make_anchors(output, batch.images)
+        config, grid = self.config, self.make_anchors(output, batch.images)
         anchors = grid.join()
+        losses: dict[str, Any] = {
+            "objectness_loss": config.objectness_loss,
+            "objectness_target": config.objectness_target,
+            "box_loss": config.box_loss,
+            "box_coding": config.box_coding,
+        }
+        if config.labels.assignment == "aligned":
+            logits, boxes = self._read(output, anchors)
+            assignments = [
+                assign_aligned(grid, *each, config.labels) for each in zip(logits, boxes, targets, strict=True)
+            ]
+            return sum_aligned_losses(output, anchors, assignments, targets, **losses)
         generator = torch.Generator(anchors.device)
-        matches = [match_grid(grid, each, self.config.labels) for each in targets]
+        matches = [match_grid(grid, each, config.labels) for each in targets]
         samples = [
-            sample_anchors(match.labels, self.config.labels, generator.manual_seed(seed))
+            sample_anchors(match.labels, config.labels, generator.manual_seed(seed))
             for match, seed in zip(matches, seeds, strict=True)
         ]
-        return sum_losses(
-            output,
-            anchors,
-            matches,
-            samples,
-            targets,
-            objectness_loss=self.config.objectness_loss,
-            box_coding=self.config.box_coding,
+        return sum_losses(output, anchors, matches, samples, targets, **losses)
+
+    @torch.no_grad()
+    def _read(self, output: Output, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, K) and boxes (N, K, 4) as predicted, float32, without gradients."""
+        decode = BOX_CODERS[self.config.box_coding].decode
+        logits = compute_margins(flatten_maps(output.logits, 2).float())
+        return logits, decode(flatten_maps(output.deltas, 4), anchors, self.config.selection.clamp)
+
+
+def make_head(config: Config) -> Head | LevelHeads:
+    """The head that a configuration describes."""
+    num_anchors = len(config.anchors.ratios)
+    distances = None
+    if config.box_bins:
+        side = config.anchors.sizes[0] / config.anchors.strides[0]
+        left, top, right, bottom = make_shapes(side, config.anchors.ratios).unbind(1)  # in strides
+        distances = Distances(config.box_bins, torch.stack([right - left, bottom - top], dim=1))
+    heads = [
+        Head(
+            config.pyramid_channels,
+            num_anchors,
+            config.head_depth,
+            class_order=config.class_order,
+            delta_order=config.delta_order,
+            convolution=config.head_convolution,
+            initial_logit=FOCAL_INITIAL_LOGIT if config.objectness_loss == "focal" else 0.0,
+            distances=distances,
         )
+        for _ in range(1 if config.head_shared else NUM_LEVELS)
+    ]
+    return heads[0] if config.head_shared else LevelHeads(heads)

@@ -40,10 +40,11 @@ class PyramidBackbone(nn.Module):
         self.pyramid = network.pyramid
         self.out_channels = network.config.pyramid_channels
         self.order = network.config.input.order
+        self.num_stages = len(network.pyramid.laterals)
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
         """(N, 3, H, W) RGB, normalised and padded -> P2..P6 by torchvision's names, (N, C, H_l, W_l) each."""
-        stages = list(self.backbone(images if self.order == "RGB" else images.flip(1)))
+        stages = list(self.backbone(images if self.order == "RGB" else images.flip(1)))[-self.num_stages :]
         levels = self.pyramid(stages, consume=True)
         return OrderedDict(zip(LEVEL_NAMES, levels, strict=True))
 
@@ -74,7 +75,7 @@ class RPN(nn.Module):
         Returns:
             N of (n, 4) float32 boxes, best first, px in the input frame, without gradients: `selection.keep_training`
             at most in training, `selection.keep` in evaluation; and in training `loss_objectness` and
-            `loss_rpn_box_reg`, both divided by the number of sampled anchors.
+            `loss_rpn_box_reg`, both divided by their normaliser (the number of sampled anchors).
 
         Raises:
             TrainingError: training without targets.
@@ -94,11 +95,9 @@ class RPN(nn.Module):
             raise TrainingError("training needs targets: call the model with images and targets, or model.eval() first")
         nothing_ignored = sizes.new_zeros(0, 4)  # torchvision ignores nothing
         seeds = torch.randint(2**62, (len(boxes),)).tolist()
-        sums = network.sum_losses(
-            output, batch, [Targets(each["boxes"].float(), nothing_ignored) for each in targets], seeds
-        )
-        num_sampled = sums.num_sampled.clamp(min=1)
-        return boxes, {"loss_objectness": sums.objectness / num_sampled, "loss_rpn_box_reg": sums.box / num_sampled}
+        truth = [Targets(each["boxes"].float(), nothing_ignored) for each in targets]
+        objectness, box = network.sum_losses(output, batch, truth, seeds).divide()
+        return boxes, {"loss_objectness": objectness, "loss_rpn_box_reg": box}
 
 
 class FirstStage(NamedTuple):

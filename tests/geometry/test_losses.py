@@ -8,12 +8,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from objectness.config import LabelOptions
+from objectness.geometry.assignment import Assignment
 from objectness.geometry.boxes import decode_deltas, encode_absolute, encode_deltas
 from objectness.geometry.losses import (
     OBJECTNESS_LOSSES,
     LossSums,
     compute_cross_entropy,
+    compute_focal,
+    compute_margins,
     compute_squared_error,
+    sum_aligned_losses,
     sum_losses,
 )
 from objectness.geometry.matching import Matches, Sample, match_anchors, sample_anchors
@@ -59,7 +63,7 @@ def test_box_loss_by_hand() -> None:
     losses = make_one([0, 0], [0.1, -0.2, 0.3, 0], ANCHOR)
     expected = 4.5 * 0.01 + (0.2 - 1 / 18) + (0.3 - 1 / 18) + 0
     assert losses.box.item() == pytest.approx(expected)
-    assert (losses.num_sampled.item(), losses.num_positive.item()) == (1, 1)
+    assert (losses.normaliser.item(), losses.num_positive.item()) == (1, 1)
 
 
 def test_tensorflow_garden_huber() -> None:
@@ -75,33 +79,42 @@ def test_tensorflow_garden_huber() -> None:
 
 def test_cross_entropy_by_hand() -> None:
     pairs = torch.tensor([[0.0, 0], [math.log(4), 0], [5, 5 - math.log(4)]])  # p(object) = 1/2, 4/5, 4/5
-    torch.testing.assert_close(
-        compute_cross_entropy(pairs, torch.tensor([True, True, True])), -torch.tensor([0.5, 0.8, 0.8]).log()
-    )
-    torch.testing.assert_close(
-        compute_cross_entropy(pairs, torch.tensor([False, False, False])), -torch.tensor([0.5, 0.2, 0.2]).log()
-    )
+    margins = compute_margins(pairs)
+    torch.testing.assert_close(compute_cross_entropy(margins, torch.ones(3)), -torch.tensor([0.5, 0.8, 0.8]).log())
+    torch.testing.assert_close(compute_cross_entropy(margins, torch.zeros(3)), -torch.tensor([0.5, 0.2, 0.2]).log())
 
 
 def test_squared_error_by_hand() -> None:
     pairs = torch.tensor([[0.0, 0], [math.log(4), 0], [0, math.log(4)]])  # p(object) = 1/2, 4/5, 1/5
     # (p - 1)^2 + (1 - p)^2 = 2 (1 - p)^2 for a positive, 2 p^2 for a negative
-    torch.testing.assert_close(compute_squared_error(pairs, torch.ones(3).bool()), torch.tensor([0.5, 0.08, 1.28]))
-    torch.testing.assert_close(compute_squared_error(pairs, torch.zeros(3).bool()), torch.tensor([0.5, 1.28, 0.08]))
+    margins = compute_margins(pairs)
+    torch.testing.assert_close(compute_squared_error(margins, torch.ones(3)), torch.tensor([0.5, 0.08, 1.28]))
+    torch.testing.assert_close(compute_squared_error(margins, torch.zeros(3)), torch.tensor([0.5, 1.28, 0.08]))
+
+
+def test_focal_by_hand() -> None:
+    # p = 4/5: against 1 it is (1/5)^2 ln(5/4), against 3/10 (1/2)^2 (-0.3 ln(4/5) - 0.7 ln(1/5)), against 4/5 nothing
+    margin = torch.tensor([math.log(4)])
+    for target, expected in (
+        (1.0, 0.04 * math.log(1.25)),
+        (0.3, 0.25 * (0.3 * math.log(1.25) + 0.7 * math.log(5))),
+        (0.8, 0.0),
+    ):
+        assert compute_focal(margin, torch.tensor([target])).item() == pytest.approx(expected, abs=1e-7)
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.floats(-80, 80, width=32), st.floats(-80, 80, width=32), st.booleans())
 def test_cross_entropy_is_that_of_a_softmax_over_the_pair(wanted: float, other: float, positive: bool) -> None:
     pair = torch.tensor([[wanted, other]])
-    ours = compute_cross_entropy(pair, torch.tensor([positive]))
+    ours = compute_cross_entropy(compute_margins(pair), torch.tensor([float(positive)]))
     torch.testing.assert_close(ours, F.cross_entropy(pair, torch.tensor([0 if positive else 1]), reduction="none"))
 
 
 def test_extreme_logits_give_finite_losses_and_gradients() -> None:
     for name, loss in OBJECTNESS_LOSSES.items():
         pairs = torch.tensor([[500.0, -500], [-500, 500]], requires_grad=True)
-        total = loss(pairs, torch.tensor([False, False])).sum()
+        total = loss(compute_margins(pairs), torch.zeros(2)).sum()
         total.backward()
         assert total.isfinite(), name
         assert pairs.grad is not None
@@ -112,7 +125,7 @@ def test_negative_anchor_has_no_box_loss() -> None:
     losses = make_one([1, 0], [9, 9, 9, 9], ANCHOR, positive=False)
     assert losses.box == 0
     assert losses.objectness.item() == pytest.approx(math.log(1 + math.e))  # -log(1 - sigmoid(1))
-    assert (losses.num_sampled.item(), losses.num_positive.item()) == (1, 0)
+    assert (losses.normaliser.item(), losses.num_positive.item()) == (1, 0)
 
 
 def test_absolute_coding() -> None:
@@ -132,7 +145,7 @@ def test_empty_ground_truth(objectness_loss: str, box_coding: str) -> None:
     empty = sum_all(output, anchors, [NO_BOXES, NO_BOXES], objectness_loss=objectness_loss, box_coding=box_coding)
     assert empty.objectness > 0
     assert empty.box == 0
-    assert (empty.num_sampled.item(), empty.num_positive.item()) == (32, 0)
+    assert (empty.normaliser.item(), empty.num_positive.item()) == (32, 0)
     (empty.objectness + empty.box).backward()
     assert all(level.grad is not None and not level.grad.any() for level in output.deltas)
 
@@ -193,7 +206,7 @@ def test_only_sampled_anchors_learn() -> None:
     (losses.objectness + losses.box).backward()
     logit_grads = flatten_maps([level.grad for level in output.logits if level.grad is not None], 2)[0]
     code_grads = flatten_maps([level.grad for level in output.deltas if level.grad is not None], 4)[0]
-    assert logit_grads.any(dim=1).sum() == losses.num_sampled == 16
+    assert logit_grads.any(dim=1).sum() == losses.normaliser == 16
     assert code_grads.any(dim=1).sum() == losses.num_positive
 
 
@@ -227,3 +240,54 @@ def test_scaling_anchors_and_boxes_together_changes_nothing() -> None:
 def test_absolute_codes_are_of_order_one() -> None:
     codes = encode_absolute(torch.tensor([[0.0, 0, 1333, 800], [0, 0, 8, 8]]), ANCHOR.repeat(2, 1))
     assert ((codes > 0) & (codes < 3)).all()
+
+
+def test_quality_is_the_iou_of_the_predicted_box() -> None:
+    # the anchor (0, 0, 10, 20) as it is, against (0, 0, 10, 10): IoU 1/2. Score 1/2: cross entropy against 1/2 is ln 2,
+    # the focal loss 0. GIoU = IoU here, since the anchor covers the box: the loss is 2 (1 - 1/2).
+    box = torch.tensor([[0.0, 0, 10, 10]])
+    losses = make_one([0, 0], [0, 0, 0, 0], box, objectness_target="quality", box_loss="giou")
+    assert losses.objectness.item() == pytest.approx(math.log(2))
+    assert losses.box.item() == pytest.approx(1.0)
+    assert make_one(
+        [0, 0], [0, 0, 0, 0], box, objectness_target="quality", objectness_loss="focal"
+    ).objectness.item() == pytest.approx(0, abs=1e-7)
+
+
+def test_aligned_losses_by_hand() -> None:
+    # Three anchors (0, 0, 10, 20) side by side: the first owns (0, 0, 10, 10) with target 0.4, the second nothing, the
+    # third nothing and unused. All margins are ln 4, p = 0.8; boxes are the anchors.
+    # Focal: first 0.4^2 (0.4 ln(5/4) + 0.6 ln 5), second 0.8^2 ln 5. Box: 2 (1 - 1/2) x 0.4. Normaliser 0.4.
+    anchors = ANCHOR.repeat(3, 1)
+    logits = torch.tensor([math.log(4), 0.0]).reshape(1, 2, 1, 1).expand(1, 2, 1, 3).clone()
+    output = Output((), (logits,), (torch.zeros(1, 4, 1, 3),))
+    assignment = Assignment(
+        positive=torch.tensor([True, False, False]),
+        boxes=torch.tensor([0, 0, 0]),
+        targets=torch.tensor([0.4, 0, 0]),
+        used=torch.tensor([True, True, False]),
+    )
+    targets = [Targets(torch.tensor([[0.0, 0, 10, 10]]), NO_BOXES)]
+    losses = sum_aligned_losses(output, anchors, [assignment], targets)
+    expected = 0.16 * (0.4 * math.log(1.25) + 0.6 * math.log(5)) + 0.64 * math.log(5)
+    assert losses.objectness.item() == pytest.approx(expected)
+    assert losses.box.item() == pytest.approx(0.4)
+    assert (losses.normaliser.item(), losses.num_positive.item()) == (pytest.approx(0.4), 1)
+    labels = sum_aligned_losses(output, anchors, [assignment], targets, objectness_target="label", box_loss="smooth_l1")
+    assert labels.objectness.item() == pytest.approx(0.04 * math.log(1.25) + 0.64 * math.log(5))
+    assert labels.normaliser.item() == 1  # one label; the box counts 0.4: |ln(1/2)| - 1/18 and the shift of a quarter
+    assert labels.box.item() == pytest.approx(0.4 * (math.log(2) - 1 / 18 + 0.25 - 1 / 18))
+
+
+def test_aligned_losses_without_objects_are_finite_and_have_gradients() -> None:
+    logits = torch.zeros(1, 2, 1, 3, requires_grad=True)
+    deltas = torch.zeros(1, 4, 1, 3, requires_grad=True)
+    nothing = Assignment(torch.zeros(3, dtype=torch.bool), torch.zeros(3).long(), torch.zeros(3), torch.ones(3).bool())
+    losses = sum_aligned_losses(
+        Output((), (logits,), (deltas,)), ANCHOR.repeat(3, 1), [nothing], [Targets(NO_BOXES, NO_BOXES)]
+    )
+    objectness, box = losses.divide()
+    (objectness + box).backward()
+    assert box == 0
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()

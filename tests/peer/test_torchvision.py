@@ -231,7 +231,7 @@ def test_losses(cases: list[Case], peer: Peer, network: RegionProposalNetwork, t
         theirs = train_peer(case, positives, negatives)
         ours = network.sum_losses(case.output, case.batch, case.targets, seeds)
         for mine, other in ((ours.objectness, "loss_objectness"), (ours.box, "loss_rpn_box_reg")):
-            torch.testing.assert_close(mine / ours.num_sampled, theirs[other], rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(mine / ours.normaliser, theirs[other], rtol=1e-5, atol=1e-7)
 
 
 def test_gradients(
@@ -245,7 +245,7 @@ def test_gradients(
     matches = [match_anchors(anchors, each, CONFIG.labels) for each in case.targets]
     samples = [sample_anchors(m.labels, CONFIG.labels, torch.Generator().manual_seed(i)) for i, m in enumerate(matches)]
     ours = network.sum_losses(output, case.batch, case.targets, seeds=range(2))
-    ((ours.objectness + ours.box) / ours.num_sampled).backward()
+    ((ours.objectness + ours.box) / ours.normaliser).backward()
 
     def mask(positions: Tensor) -> Tensor:
         return torch.zeros(len(anchors)).index_fill(0, positions, 1)

@@ -60,6 +60,34 @@ def compute_iou_plain(boxes: Tensor, others: Tensor) -> Tensor:
     return intersections.div_(unions)
 
 
+def compute_paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """IoU (...) of each box (..., 4) with the one in its place among the others (..., 4)."""
+    intersections = _compute_paired_intersections(boxes, others)
+    unions = compute_areas(boxes) + compute_areas(others) - intersections
+    return intersections / unions.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def compute_giou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Generalized IoU (...), in (-1, 1], of each box (..., 4) with the one in its place among the others (..., 4).
+
+    Differentiable. IoU minus the share of the smallest box around both that neither covers. Source: arXiv 1902.09630,
+    algorithm 1.
+    """
+    intersections = _compute_paired_intersections(boxes, others)
+    unions = (compute_areas(boxes) + compute_areas(others) - intersections).clamp(min=torch.finfo(torch.float32).tiny)
+    around = torch.cat(
+        [torch.minimum(boxes[..., :2], others[..., :2]), torch.maximum(boxes[..., 2:], others[..., 2:])], dim=-1
+    )
+    hulls = compute_areas(around).clamp(min=torch.finfo(torch.float32).tiny)
+    return intersections / unions - (hulls - unions) / hulls
+
+
+def _compute_paired_intersections(boxes: Tensor, others: Tensor) -> Tensor:
+    top_left = torch.maximum(boxes[..., :2].float(), others[..., :2].float())
+    bottom_right = torch.minimum(boxes[..., 2:].float(), others[..., 2:].float())
+    return (bottom_right - top_left).clamp(min=0).prod(dim=-1)
+
+
 def clip_boxes(boxes: Tensor, size: Tensor) -> Tensor:
     """Boxes (..., 4) moved onto an image of `size` (2,) = (height, width), px: its own size, not the padded one."""
     height, width = size.unbind(-1)
