@@ -1,8 +1,15 @@
 import pytest
 import torch
 
-from objectness.config import TrainOptions
-from objectness.training.schedule import choose_precision, compute_learning_rate, update_average
+from objectness.config import Config, TrainOptions
+from objectness.network import RegionProposalNetwork
+from objectness.training.schedule import (
+    choose_precision,
+    compute_learning_rate,
+    make_optimizer,
+    set_learning_rate,
+    update_average,
+)
 
 
 def test_learning_rate_by_hand():
@@ -27,3 +34,27 @@ def test_average_by_hand():
 def test_precision():
     assert choose_precision("float32", torch.device("cpu")) == "float32"
     assert choose_precision("auto", torch.device("cpu")) in ("float32", "bfloat16")
+
+
+def test_the_backbone_learns_at_its_own_rate():
+    network = RegionProposalNetwork(Config(backbone="resnet18", pyramid_channels=8, frozen_stages=2))
+    optimizer = make_optimizer(network, TrainOptions(optimizer="adamw", backbone_rate=0.2, weight_decay=0.05))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    set_learning_rate(optimizer, 0.01)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    learning = [p for p in network.parameters() if p.requires_grad]
+    assert rates.keys() == {id(p) for p in learning}  # each once, and nothing frozen
+    assert {rates[id(p)] for p in network.backbone.parameters() if p.requires_grad} == {0.01 * 0.2}
+    assert {rates[id(p)] for p in network.head.parameters()} == {0.01}
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.05]
+
+
+def test_one_rate_is_one_group():
+    """As in checkpoints of earlier versions, which have a single one."""
+    network = RegionProposalNetwork(Config(backbone="resnet18", pyramid_channels=8))
+    optimizer = make_optimizer(network, TrainOptions())
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert len(optimizer.param_groups) == 1
+    del optimizer.param_groups[0]["rate"]
+    set_learning_rate(optimizer, 0.5)
+    assert optimizer.param_groups[0]["lr"] == 0.5

@@ -44,7 +44,7 @@ from ..weights.opening import load_start
 from ..weights.source import Source, classify
 from .loader import Examples, TrainingSet, iterate_steps, load_cache, move_examples
 from .log import Progress, RunLog, check_unused
-from .schedule import choose_precision, compute_learning_rate, update_average
+from .schedule import choose_precision, compute_learning_rate, make_optimizer, set_learning_rate, update_average
 
 NUM_PICTURES = 4  # of each measurement
 
@@ -142,9 +142,7 @@ class _Run:
         self.network = start_network(config, None if last else start or options.weights).to(device).train()
         self.ema = copy.deepcopy(self.network).requires_grad_(False) if options.ema else None
         self.parameters = [p for p in self.network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(
-            self.parameters, lr=options.peak_learning_rate, momentum=options.momentum, weight_decay=options.weight_decay
-        )
+        self.optimizer = make_optimizer(self.network, options)
         if last is not None:
             self._restore(last)
         self.model: nn.Module = DistributedDataParallel(self.network) if self.num_ranks > 1 else self.network
@@ -193,10 +191,8 @@ class _Run:
                 return
 
     def _take_step(self, examples: Examples) -> Tensor:
-        """One step of the optimiser; returns (4,): loss sums of objectness and boxes, sampled and positive anchors."""
-        learning_rate = compute_learning_rate(self.step, self.num_steps, self.options)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        """One step of the optimiser; returns (4,): what `LossSums` has, of all processes together."""
+        set_learning_rate(self.optimizer, compute_learning_rate(self.step, self.num_steps, self.options))
         batch, targets = move_examples(examples, self.config.input, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             output = self.model(batch.images)
@@ -287,12 +283,12 @@ class _Window:
                     f"--resume goes on from the last checkpoint"
                 )
         images = len(rows) * run.options.images_per_step
-        objectness, box, num_sampled, num_positive = (sum(column) for column in zip(*rows, strict=True))
+        objectness, box, normaliser, num_positive = (sum(column) for column in zip(*rows, strict=True))
         return Progress(
             step=run.step,
             num_steps=run.num_steps,
-            objectness_loss=objectness / max(num_sampled, 1),
-            box_loss=box / max(num_sampled, 1),
+            objectness_loss=objectness / max(normaliser, 1),
+            box_loss=box / max(normaliser, 1),
             positives_per_image=num_positive / images,
             images_per_second=images / (time.perf_counter() - self.started),
             learning_rate=compute_learning_rate(run.step - 1, run.num_steps, run.options),

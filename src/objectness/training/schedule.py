@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..config import Precision, TrainOptions
+from ..network import RegionProposalNetwork
 
 STEP_SHARES = (2 / 3, 8 / 9)  # of the run, as in the peers' 60k and 80k of 90k steps
 
@@ -20,6 +22,29 @@ def compute_learning_rate(step: int, num_steps: int, options: TrainOptions) -> f
     else:
         rate = peak * 0.1 ** sum(step >= num_steps * share for share in STEP_SHARES)
     return rate * min(1.0, 1e-3 + (step + 1) / max(1, min(options.warmup_steps, num_steps // 4)))
+
+
+def make_optimizer(network: RegionProposalNetwork, options: TrainOptions) -> torch.optim.Optimizer:
+    """The optimiser of all weights that learn; the backbone's in a group of their own if they learn at another rate."""
+    learning = [p for p in network.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": learning, "rate": 1.0}]
+    if options.backbone_rate != 1:
+        body = set(network.backbone.parameters())
+        groups = [
+            {"params": [p for p in learning if p not in body], "rate": 1.0},
+            {"params": [p for p in learning if p in body], "rate": options.backbone_rate},
+        ]
+        groups = [group for group in groups if group["params"]]
+    peak, decay = options.peak_learning_rate, options.weight_decay
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=peak, weight_decay=decay)
+    return torch.optim.SGD(groups, lr=peak, momentum=options.momentum, weight_decay=decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Let every group learn at its own share of a rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get("rate", 1.0)  # checkpoints of earlier versions have no share
 
 
 @torch.no_grad()
