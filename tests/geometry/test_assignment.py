@@ -1,5 +1,7 @@
 """Assignment against a slow loop that shares nothing with it, and on cases worked by hand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -111,7 +113,7 @@ def test_nothing_is_known_inside_a_crowd_except_of_objects_in_it() -> None:
     found = assign_aligned(grid, logits, boxes, Targets(objects, crowd), OPTIONS)
     assert found.positive.any()
     assert found.used[found.positive].all()
-    inside = find_unknown(boxes, crowd, 0.7)
+    inside = find_unknown(boxes, crowd, OPTIONS)
     assert inside.any()
     assert torch.equal(found.used, ~inside | found.positive)
 
@@ -130,8 +132,9 @@ def test_candidates_lie_inside_or_a_stride_from_the_middle() -> None:
 
 
 def test_share_of_a_region() -> None:
-    boxes = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]])
-    regions = torch.tensor([[0.0, 0, 8, 10]])  # covers 0.8, 0.3 and nothing
-    assert find_unknown(boxes, regions, 0.7).tolist() == [True, False, False]
-    assert find_unknown(boxes, regions, 0.2).tolist() == [True, True, False]
-    assert find_unknown(boxes, NO_BOXES, 0.2).tolist() == [False, False, False]
+    boxes = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30], [-4, 0, 16, 10]])
+    regions = torch.tensor([[0.0, 0, 8, 10]])  # covers 0.8, 0.3, nothing and 0.4; IoUs 0.8, 0.2, 0 and 0.4
+    assert find_unknown(boxes, regions, OPTIONS).tolist() == [True, False, False, True]
+    assert find_unknown(boxes, regions, replace(OPTIONS, negative_iou=0.5)).tolist() == [True, False, False, False]
+    assert find_unknown(boxes, regions, replace(OPTIONS, crowd_share=0.2)).tolist() == [True, True, False, True]
+    assert find_unknown(boxes, NO_BOXES, OPTIONS).tolist() == [False, False, False, False]

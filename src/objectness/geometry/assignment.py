@@ -45,8 +45,8 @@ def assign_aligned(
         logits: (K,) as predicted, object minus no object.
         boxes: (K, 4) as predicted, xyxy, px in the input frame.
         targets: the objects, G >= 0 of them, and regions in which nothing is known: an anchor that owns nothing is
-            unused if more than `crowd_share` of its predicted box lies in one of these.
-        options: `anchors_per_object` and `crowd_share`.
+            unused if its predicted box lies in one of these, or fits it (`find_unknown`).
+        options: `anchors_per_object`, `crowd_share` and `negative_iou`.
     """
     anchors = grid.join()
     positive = torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)
@@ -66,7 +66,7 @@ def assign_aligned(
         scales = ious.amax(dim=1) / claims.amax(dim=1).clamp(min=torch.finfo(claims.dtype).tiny)  # (G,)
         wanted = (claims * scales[:, None]).amax(dim=0)
         owned = owned * positive
-    used = positive | ~find_unknown(boxes, targets.ignored, options.crowd_share)
+    used = positive | ~find_unknown(boxes, targets.ignored, options)
     return Assignment(positive, owned, wanted, used)
 
 
@@ -86,8 +86,12 @@ def find_candidates(grid: AnchorGrid, boxes: Tensor) -> Tensor:
     return inside | near
 
 
-def find_unknown(boxes: Tensor, regions: Tensor, share: float) -> Tensor:
-    """Mask (n,) of the boxes (n, 4) that have more than `share` of their area inside one of the regions (any, 4)."""
+def find_unknown(boxes: Tensor, regions: Tensor, options: LabelOptions) -> Tensor:
+    """Mask (n,) of the boxes (n, 4) that lie in one of the regions (any, 4), or fit one, as `match_anchors` decides.
+
+    That is, with more than `crowd_share` of their area inside it, or with an IoU of at least `negative_iou`.
+    """
     if not len(regions):
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
-    return (compute_intersections(regions, boxes) > share * compute_areas(boxes)).any(dim=0)
+    inside = compute_intersections(regions, boxes) > options.crowd_share * compute_areas(boxes)
+    return (inside | (compute_iou(regions, boxes) >= options.negative_iou)).any(dim=0)
