@@ -217,6 +217,15 @@ def test_runs_as_a_module() -> None:
         ("train {boxes} --out {root}/run --backbone nonsense", 2, "backbone 'nonsense' is unknown; known are resnet18"),
         ("train {boxes} --out {root}/run --schedule nonsense", 2, "--schedule"),
         ("train {boxes} --out {root}/run --epochs 0", 2, "epochs = 0.0 must be positive"),
+        ("train {boxes} --out {root}/run --seed -1", 2, "seed = -1 is not in 0"),
+        ("train {boxes} --out {root}/run --seed {seed}", 2, "seed = .* is not in 0"),
+        ("train {boxes} --out {root}/run --epochs inf", 2, "epochs = inf must be positive and finite"),
+        ("train {boxes} --out {root}/run --learning-rate -1", 2, "learning_rate = -1.0 must be positive"),
+        ("train {boxes} --out {root}/run --momentum nan", 2, "momentum = nan is not in"),
+        ("train {boxes} --out {root}/run --clip-norm -1", 2, "clip_norm = -1.0 must be at least 0"),
+        ("train {boxes} --out {root}/run --weight-decay -1", 2, "weight_decay = -1.0 must be at least 0"),
+        ("train {boxes} --out {root}/run --num-workers -1", 2, "num_workers = -1 must be at least 0"),
+        ("train {boxes} --out {root}/run --augment.scale 1 inf", 2, "need 0 < smallest <= largest"),
         ("train {boxes} --out {root}/run --stop-after -1", 2, "--stop-after -1: must be minutes"),
         ("train {boxes} --out {root}/run --device nonsense", 2, "device 'nonsense': there is no such kind"),
         (
@@ -260,7 +269,7 @@ def test_runs_as_a_module() -> None:
 def test_says_in_one_line_what_is_wrong(
     call: Call, places: dict[str, Path], command: str, code: int, message: str
 ) -> None:
-    words = shlex.split(command.format(**places, small=shlex.join(map(str, train_with()))))
+    words = shlex.split(command.format(**places, seed=10**23, small=shlex.join(map(str, train_with()))))
     said = one_message(call(*words), code)
     assert re.search(message, said), said
     assert not (places["root"] / "run" / "last").exists()

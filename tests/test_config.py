@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 from typing import Any
 
 import pytest
@@ -116,7 +117,38 @@ def test_article() -> None:
         (AugmentOptions, {"flip": 2}, r"flip = 2 is not in \[0, 1\]"),
         (TrainOptions, {"schedule": "linear"}, r"schedule = 'linear' is none of 'steps', 'cosine'"),
         (TrainOptions, {"epochs": 0}, r"epochs = 0 must be positive"),
-        (TrainOptions, {"ema": 1}, r"ema = 1 is not in \[0, 1\)"),
+        (AugmentOptions, {"scale": (1, math.inf)}, r"scale \(1, inf\): need 0 < smallest <= largest <= 10"),
+        (AugmentOptions, {"scale": (1, NAN)}, r"augmentation scale \(1, nan\)"),
+        (AugmentOptions, {"scale": (1.0,)}, r"configuration field scale = \(1\.0,\) is no such list"),
+        (AugmentOptions, {"flip": NAN}, r"flip = nan is not in \[0, 1\]"),
+        (TrainOptions, {"ema": 1.0}, r"ema = 1\.0 is not in \[0, 1\)"),
+        (TrainOptions, {"momentum": NAN}, r"momentum = nan is not in \[0, 1\)"),
+        (TrainOptions, {"momentum": 1.0}, r"momentum = 1\.0 is not in \[0, 1\)"),
+        (TrainOptions, {"momentum": -1.0}, r"momentum = -1\.0 is not in \[0, 1\)"),
+        (TrainOptions, {"epochs": math.inf}, r"epochs = inf must be positive and finite"),
+        (TrainOptions, {"epochs": NAN}, r"epochs = nan must be positive and finite"),
+        (TrainOptions, {"epochs": 1e300}, r"epochs = 1e\+300 is not in 0\.\.1,000,000"),
+        (TrainOptions, {"learning_rate": -1.0}, r"learning_rate = -1\.0 must be positive and finite"),
+        (TrainOptions, {"learning_rate": 0.0}, r"learning_rate = 0\.0 must be positive and finite"),
+        (TrainOptions, {"learning_rate": NAN}, r"learning_rate = nan must be positive and finite"),
+        (TrainOptions, {"weight_decay": -1.0}, r"weight_decay = -1\.0 must be at least 0 and finite"),
+        (TrainOptions, {"weight_decay": math.inf}, r"weight_decay = inf must be at least 0 and finite"),
+        (TrainOptions, {"clip_norm": -1.0}, r"clip_norm = -1\.0 must be at least 0"),
+        (TrainOptions, {"clip_norm": NAN}, r"clip_norm = nan must be at least 0"),
+        (TrainOptions, {"warmup_steps": -5}, r"warmup_steps = -5 must be at least 0"),
+        (TrainOptions, {"num_workers": -1}, r"num_workers = -1 must be at least 0"),
+        (TrainOptions, {"validate_every": -1}, r"validate_every = -1 must be at least 0"),
+        (TrainOptions, {"validate_images": -1}, r"validate_images = -1 must be at least 0"),
+        (TrainOptions, {"images_per_step": 0}, r"images_per_step = 0 must be positive"),
+        (TrainOptions, {"images_per_step": 10**9}, r"images_per_step = 1000000000 is not in 0\.\.65,536"),
+        (TrainOptions, {"log_every": 0}, r"log_every = 0 must be positive"),
+        (TrainOptions, {"checkpoint_every": -3}, r"checkpoint_every = -3 must be positive"),
+        (TrainOptions, {"seed": -1}, r"seed = -1 is not in 0\.\."),
+        (TrainOptions, {"seed": 10**23}, r"seed = 10+ is not in 0\.\."),
+        (TrainOptions, {"seed": 1.5}, r"field seed = 1\.5 must be of type int"),
+        (TrainOptions, {"epochs": "many"}, r"field epochs = 'many' must be of type float"),
+        (TrainOptions, {"clip_norm": True}, r"field clip_norm = True must be of type float"),
+        (TrainOptions, {"weights": 5}, r"field weights = 5 must be of type str"),
     ],
 )
 def test_what_cannot_be_is_refused(kind: type, values: dict[str, Any], message: str) -> None:

@@ -42,6 +42,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 ARTICLE_MIN_VISIBLE = 0.9  # "correct those slightly over the border, delete most that cross it": it gives no number
 REFERENCE_LEARNING_RATE, REFERENCE_BATCH = 0.02, 16  # FPN section 5.1
 ADAMW_LEARNING_RATE = 0.002  # for as many images a step
+MAX_AUGMENT_SCALE = 10.0  # a photo is enlarged as a whole before it is cropped
+MAX_EPOCHS, MAX_IMAGES_PER_STEP, MAX_SEED = 1_000_000, 65_536, 2**63 - 1  # beyond, steps cannot be counted or planned
 
 
 def _require(holds: bool, sentence: str) -> None:
@@ -389,7 +391,11 @@ class AugmentOptions:
     scale: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
-        _require(0 < self.scale[0] <= self.scale[1], f"augmentation scale {self.scale}: need 0 < smallest <= largest")
+        _check_types(self)
+        _require(
+            0 < self.scale[0] <= self.scale[1] <= MAX_AUGMENT_SCALE,
+            f"augmentation scale {self.scale}: need 0 < smallest <= largest <= {MAX_AUGMENT_SCALE:g}",
+        )
         _require(0 <= self.flip <= 1, f"flip = {self.flip} is not in [0, 1]")
 
 
@@ -445,6 +451,7 @@ class TrainOptions:
     validate_images: int = 0
 
     def __post_init__(self) -> None:
+        _check_types(self)
         for name, choices in (
             ("schedule", Schedule),
             ("precision", Precision),
@@ -452,10 +459,17 @@ class TrainOptions:
             ("optimizer", Optimizer),
         ):
             _require_choice(name, getattr(self, name), choices)
-        for name in ("epochs", "images_per_step", "log_every", "checkpoint_every"):
-            _require(getattr(self, name) > 0, f"{name} = {getattr(self, name)} must be positive")
-        _require(0 <= self.backbone_rate < math.inf, f"backbone_rate = {self.backbone_rate} must be at least 0")
-        _require(0 <= self.ema < 1, f"ema = {self.ema} is not in [0, 1)")
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        for name in ("epochs", "images_per_step", "log_every", "checkpoint_every", "learning_rate"):
+            value = values[name]
+            _require(value is None or 0 < value < math.inf, f"{name} = {value} must be positive and finite")
+        at_least_0 = ("weight_decay", "clip_norm", "backbone_rate", "warmup_steps", "num_workers")
+        for name in (*at_least_0, "validate_every", "validate_images"):
+            _require(0 <= values[name] < math.inf, f"{name} = {values[name]} must be at least 0 and finite")
+        for name in ("ema", "momentum"):
+            _require(0 <= values[name] < 1, f"{name} = {values[name]} is not in [0, 1)")
+        for name, most in (("epochs", MAX_EPOCHS), ("images_per_step", MAX_IMAGES_PER_STEP), ("seed", MAX_SEED)):
+            _require(0 <= values[name] <= most, f"{name} = {values[name]} is not in 0..{most:,}")
 
     @property
     def peak_learning_rate(self) -> float:
@@ -476,6 +490,13 @@ class TrainOptions:
 
 
 Options = TypeVar("Options")
+
+
+def _check_types(options: object) -> None:
+    """See that each field is of its type; those that are dataclasses see to it themselves."""
+    for name, hint in get_type_hints(type(options)).items():
+        if not dataclasses.is_dataclass(hint):
+            _convert(hint, getattr(options, name), name)
 
 
 def _build(kind: type[Options], values: object, where: str) -> Options:
