@@ -25,7 +25,9 @@ import torch
 
 from objectness import cli
 from objectness.config import Config, InputOptions, SelectionOptions
+from objectness.geometry.nms import nms
 from objectness.network import RegionProposalNetwork
+from objectness.predict import load
 from objectness.proposals import Proposals
 from objectness.weights.checkpoint import save_checkpoint
 
@@ -193,6 +195,9 @@ def test_runs_as_a_module() -> None:
         ("propose {photo} --top 0", 2, "--top 0: must be at least 1"),
         ("propose {photo} --top many", 2, '--top.*: unable to convert "many" into int'),
         ("propose {photo} --min-score 2", 2, r"--min-score 2: must be in \[0, 1\]"),
+        ("propose {photo} --weights {tiny} --nms-iou 2", 2, r"nms_iou = 2.0 is not in \[0, 1\]"),
+        ("evaluate {boxes} --proposals {two} --nms-iou 0.5", 2, "leave out --nms-iou and --across-levels; a file"),
+        ("evaluate {boxes} --proposals {two} --within-levels", 2, "a file of proposals is measured as it is"),
         ("propose {photo} --min-score nan", 2, "--min-score nan: must be in"),
         ("propose {photo} --weights {tiny} --device nonsense", 2, "device 'nonsense': there is no such kind"),
         ("propose {photo} --weights {tiny} --device meta", 2, "device meta: torch cannot compute there"),
@@ -391,6 +396,29 @@ def load_tiny(folder: Path) -> RegionProposalNetwork:
     from objectness.weights.checkpoint import load_network
 
     return load_network(folder)
+
+
+def test_suppression_can_be_chosen_and_belongs_to_the_run(call: Call, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "boxes.jsonl"
+    words = ["propose", PHOTOS, "--weights", tiny, "--out", out]
+    assert call(*words, "--nms-iou", "0.3", "--across-levels").code == 0
+    written = out.read_text()
+    for line in map(json.loads, written.splitlines()):
+        boxes, scores = torch.tensor(line["boxes"]), torch.tensor(line["scores"])
+        assert len(boxes) > 1
+        assert len(nms(boxes, scores, 0.31)) == len(boxes)  # they were rounded
+    assert call(*words, "--overwrite").code == 0
+    assert out.read_text() != written
+    (tmp_path / "boxes.jsonl").write_text(written[: len(written) // 2])
+    settings = {"weights_sha256": cli.propose._hash_weights(load(tiny, nms_iou=0.3, across_levels=True).network)}
+    settings |= {"top": None, "min_score": 0.0, "nms_iou": 0.3, "across_levels": True}
+    (tmp_path / "boxes.jsonl.part").write_text(json.dumps(settings))
+    assert "was begun with across_levels = true, and now it is null" in one_message(call(*words, "--nms-iou", "0.3"), 2)
+    assert "was begun with nms_iou = 0.3, and now" in one_message(
+        call(*words, "--nms-iou", "0.4", "--across-levels"), 2
+    )
+    assert call(*words, "--nms-iou", "0.3", "--across-levels").code == 0
+    assert out.read_text() == written
 
 
 def test_pictures_below_the_sources_are_not_proposed_on(call: Call, tiny: Path, tmp_path: Path) -> None:
@@ -717,6 +745,11 @@ def test_measures_a_network_and_its_proposal_file_alike(call: Call, tiny: Path, 
     assert averages["100"] > 0
     assert call("propose", PHOTOS, "--weights", tiny, "--out", proposals).code == 0
     assert call("evaluate", BOXES, "--proposals", proposals).out == ended.out  # rounding changes nothing here
+    suppressed = ("--weights", tiny, "--nms-iou", "0.3", "--across-levels")
+    other = call("evaluate", BOXES, *suppressed)
+    assert other.out not in (ended.out, call("evaluate", BOXES, *suppressed[:-1], "--within-levels").out)
+    assert call("propose", PHOTOS, *suppressed, "--out", proposals, "--overwrite").code == 0
+    assert call("evaluate", BOXES, "--proposals", proposals).out == other.out
 
 
 def test_a_class_to_ignore_need_not_be_found(call: Call, tiny: Path, tmp_path: Path) -> None:

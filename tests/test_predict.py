@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,23 @@ def test_repr_is_short(proposer: Proposer) -> None:
         r"<Proposer: resnet18, 1\d\.\d million weights, input 64 x 96 px, torch on cpu>",
         repr(proposer),
     )
+
+
+def test_load_takes_another_suppression(tmp_path: Path, network: RegionProposalNetwork, photo: Path) -> None:
+    save_checkpoint(tmp_path, network.state_dict(), TINY)
+    for nms_iou, across_levels in ((0.3, False), (0.3, True), (0.95, None)):
+        proposer = load(tmp_path, nms_iou=nms_iou, across_levels=across_levels)
+        selection = replace(TINY.selection, nms_iou=nms_iou, across_levels=bool(across_levels))
+        expected = RegionProposalNetwork(replace(TINY, selection=selection))
+        expected.load_state_dict(network.state_dict())
+        proposals = proposer(photo)
+        assert_same(proposals, Proposer(expected)(photo))
+        assert len(proposals.nms(nms_iou, across_levels=bool(across_levels))) == len(proposals)
+        assert proposer.network.config.selection == selection
+    assert len(load(tmp_path, nms_iou=0.3, across_levels=False)(photo).nms(0.3)) < 20  # levels do overlap
+    assert load(tmp_path).network.config == TINY
+    with pytest.raises(ConfigError, match="nms_iou = 2 is not in"):
+        load(tmp_path, nms_iou=2)
 
 
 # --- what goes in ---

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -227,6 +228,8 @@ def load(
     precision: Precision = "float32",
     calibration: Sequence[Path] = (),
     at_once: int = 1,
+    nms_iou: float | None = None,
+    across_levels: bool | None = None,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> Proposer:
     """A proposer, ready to use.
@@ -241,16 +244,23 @@ def load(
         precision: "bfloat16" (engines torch and openvino) and "int8" (openvino) are faster and less exact.
         calibration: photos like those to come, for int8.
         at_once: images of a list that are computed side by side, each with its share of the cores.
+        nms_iou: suppress regions beyond this IoU with a better one, in place of the configuration's
+            `selection.nms_iou`. Less gives fewer proposals that differ more; see docs/differences.md.
+        across_levels: whether regions of all levels suppress each other, in place of `selection.across_levels`.
         say: called with a sentence where something takes long.
 
     Raises:
         CheckpointError: nothing there, a damaged file, or weights of another network.
         DownloadError: it cannot be fetched.
-        ConfigError: the device is not there, or an engine that cannot take the network or the precision.
+        ConfigError: the device is not there, an engine that cannot take the network or the precision, or an `nms_iou`
+            beyond [0, 1].
         ObjectnessError: the engine is not installed.
     """
     chosen = choose_device_of(engine, device)
     network, notes = open_network(source)
+    given = {"nms_iou": nms_iou, "across_levels": across_levels}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    config = replace(network.config, selection=replace(network.config.selection, **changes))
     network.to(chosen)
     if (engine, precision) == ("torch", "float32"):
         proposer = Proposer(network, chosen, at_once=at_once)
@@ -258,6 +268,7 @@ def load(
         made = make_engine(network, engine, precision=precision, calibration=calibration, at_once=at_once, say=say)
         proposer = Proposer(network, chosen, made, at_once)
     proposer.notes = notes
+    network.config = config  # only now: an engine that is kept in the cache does not depend on it
     return proposer
 
 

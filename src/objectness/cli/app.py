@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
@@ -11,6 +11,8 @@ from ..version import __version__
 # As in runtimes.engine, which would import torch.
 EngineName = Literal["torch", "auto", "ncnn", "onnxruntime", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
+
+AcrossLevels = Annotated[bool | None, Parameter(negative="--within-levels")]
 
 
 def show_default(value: object) -> str | None:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import ConfigError, ObjectnessError
-from .app import EngineName, Precision, app
+from .app import AcrossLevels, EngineName, Precision, app
 from .records import IgnoreClass, read_records
 from .terminal import Meter, make_folder, say, write_whole
 
@@ -32,6 +32,8 @@ def evaluate(
     precision: Precision = "float32",
     calibrate: str | None = None,
     at_once: int | None = None,
+    nms_iou: float | None = None,
+    across_levels: AcrossLevels = None,
 ) -> int:
     """Measure class-agnostic recall: AR@10, 100, 300 and 1000, by size, by IoU, and proposals against score.
 
@@ -56,9 +58,15 @@ def evaluate(
         calibrate: A folder or glob of a hundred photos or more, for int8.
         at_once: Images computed side by side, each with its share of the cores; by default up to 4 on a CPU. More are
             done sooner and take more memory.
+        nms_iou: Suppress boxes beyond this IoU with a better one: less finds more with the best ten, more with all. By
+            default as the network's configuration says.
+        across_levels: Whether boxes of all pyramid levels suppress each other, or only those of one level. By default
+            as the network's configuration says.
     """
     if proposals is not None and weights is not None:
         raise ConfigError("evaluate: give either --weights or --proposals")
+    if proposals is not None and (nms_iou, across_levels) != (None, None):
+        raise ConfigError("evaluate: leave out --nms-iou and --across-levels; a file of proposals is measured as it is")
     for path in filter(None, (out, plot)):  # measuring takes long; what cannot be written is said before
         make_folder(path.parent)
         if path.is_dir():
@@ -89,6 +97,8 @@ def evaluate(
             precision=precision,
             calibration=find_images([calibrate]) if calibrate else (),
             at_once=choose_at_once(len(records), device, engine) if at_once is None else at_once,
+            nms_iou=nms_iou,
+            across_levels=across_levels,
             say=say,
         )
         for note in proposer.notes:

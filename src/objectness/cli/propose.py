@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .app import EngineName, Precision, app
+from .app import AcrossLevels, EngineName, Precision, app
 from .terminal import Meter, advise, make_folder, say
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def propose(
     precision: Precision = "float32",
     calibrate: str | None = None,
     at_once: int | None = None,
+    nms_iou: float | None = None,
+    across_levels: AcrossLevels = None,
     reduce_jpeg: bool = False,
     overwrite: bool = False,
 ) -> int:
@@ -57,6 +59,10 @@ def propose(
         calibrate: A folder or glob of a hundred photos or more, for int8.
         at_once: Images computed side by side, each with its share of the cores; by default up to 4 on a CPU. More are
             done sooner and take more memory.
+        nms_iou: Suppress boxes beyond this IoU with a better one: less gives fewer that differ more. By default as the
+            network's configuration says.
+        across_levels: Whether boxes of all pyramid levels suppress each other, or only those of one level. By default
+            as the network's configuration says.
         reduce_jpeg: Decode a JPEG of more than twice the size that the network sees to a half, quarter or eighth:
             faster for photos of many megapixels, with nearly the same proposals.
         overwrite: Begin again, whatever is in --out.
@@ -81,6 +87,8 @@ def propose(
         precision=precision,
         calibration=_find_images([calibrate], None) if calibrate else (),
         at_once=choose_at_once(len(files), device, engine) if at_once is None else at_once,
+        nms_iou=nms_iou,
+        across_levels=across_levels,
         say=say,
     )
     for note in proposer.notes:
@@ -90,6 +98,8 @@ def propose(
         settings["weights_sha256"] = _hash_weights(proposer.network)
         settings |= {"reduce_jpeg": True} if reduce_jpeg else {}
         settings |= {"precision": precision, "calibrate": calibrate} if precision != "float32" else {}
+        settings |= {"nms_iou": nms_iou} if nms_iou is not None else {}
+        settings |= {"across_levels": across_levels} if across_levels is not None else {}
     lines_are_seen = out is None and sys.stdout.isatty()  # they are progress enough, and a bar would mix with them
     advice = "the same command goes on from here" if out else None
     with advise(advice), Meter("propose", len(files), hidden=lines_are_seen) as meter:
