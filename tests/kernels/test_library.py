@@ -1,6 +1,8 @@
 """What is built is found, what is not is said, and what a kernel cannot read is refused."""
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,6 +53,16 @@ def test_numbers_are_those_of_the_header() -> None:
     assert f"OBJECTNESS_ABI = {library.ABI}" in header
     assert f"ERROR_MEMORY = {library.ERROR_MEMORY}" in header
     assert ", ".join(f"VARIANT_{name.upper()}" for name in VARIANTS) in header
+
+
+def test_the_abi_is_counted_up_with_every_change_of_the_interface() -> None:
+    """A library of before the change was loaded and crashed. Where this fails: ABI + 1, and the new hash."""
+    sources = "".join(re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.S) for path in sorted(KERNELS.glob("*.c")))
+    functions = re.findall(r"EXPORT [^{]*", sources)
+    structs = re.findall(r"typedef struct \{[^}]*\} (?:Map|Level|Options);", sources)
+    assert (len(functions), len(structs)) == (7, 5)
+    words = " ".join(" ".join(functions + structs).split())
+    assert (library.ABI, hashlib.sha256(words.encode()).hexdigest()[:16]) == (4, "ce1099e2e1e5ce0d")
 
 
 @pytest.mark.skipif(find_library() is None, reason=describe())

@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent
 ENVIRONMENT = "OBJECTNESS_KERNELS"
 OFF = "off"
 VARIANTS = ("plain", "avx2", "avx512")  # in the order of native.h
-ABI = 3  # of native.h; a library with another one was built from other sources than these
+ABI = 4  # of native.h; a library with another one was built from other sources than these
 ERROR_MEMORY = -1  # of native.h
 
 

@@ -13,7 +13,7 @@
 #endif
 
 /* Raised with every change of an exported function; library.py expects this very number. */
-enum { OBJECTNESS_ABI = 3 };
+enum { OBJECTNESS_ABI = 4 };
 
 /* Sets of instructions that hot loops are compiled for; library.py has the same order. */
 enum { VARIANT_PLAIN, VARIANT_AVX2, VARIANT_AVX512, NUM_VARIANTS };
