@@ -775,7 +775,7 @@ def test_draws_a_plot(call: Call, tiny: Path, tmp_path: Path, monkeypatch: pytes
     words = ["evaluate", BOXES, "--weights", tiny, "--plot", tmp_path / "new" / "recall.png"]
     assert call(*words).code == 0
     assert (tmp_path / "new" / "recall.png").read_bytes().startswith(b"\x89PNG")
-    monkeypatch.setattr(cli.evaluate, "find_spec", lambda name: None)
+    monkeypatch.setattr("objectness.packages.find_spec", lambda name: None)
     assert one_message(call(*words), 1) == "--plot needs matplotlib: pip install 'objectness[plot]'"
 
 
@@ -866,7 +866,7 @@ def test_doctor_says_what_is_there(call: Call) -> None:
 
 
 def test_export_without_its_packages(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("objectness.runtimes.engine.find_spec", lambda name: None)
+    monkeypatch.setattr("objectness.packages.find_spec", lambda name: None)
     ended = call("export", "--to", "onnx", "--out", tmp_path / "a.onnx")
     assert "pip install 'objectness[export]'" in one_message(ended, 1)
     assert not (tmp_path / "a.onnx").exists()

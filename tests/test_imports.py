@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "objectness"
 # From the ground up. A room imports from its own files and from the floors below, never from its own floor.
 FLOORS: tuple[set[str], ...] = (
     {"errors", "version", "threads"},
-    {"config", "device", "pickles"},
+    {"config", "device", "files", "packages", "pickles"},
     {"structures"},
     {"kernels", "images", "evaluation"},  # evaluation: counting and reporting; measuring a network is above
     {"geometry", "model", "data"},
@@ -199,7 +199,7 @@ def test_images_data_files_and_recall_do_not_know_the_network(module: str) -> No
 def test_recall_knows_neither_torch_nor_drawing() -> None:
     known = {"evaluation.recall", "evaluation.report"} | find_all("evaluation.recall") | find_all("evaluation.report")
     assert not find_others(known) & {"torch", "PIL"}
-    assert {name for name in known if room_of(name) not in {"evaluation", "errors"}} == set()
+    assert {name for name in known if room_of(name) not in {"evaluation", "errors", "files", "packages"}} == set()
 
 
 def test_data_knows_torch_for_decoding_alone() -> None:

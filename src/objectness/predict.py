@@ -17,6 +17,7 @@ from .config import Config
 from .device import choose_device_of
 from .errors import ConfigError, ImageError
 from .evaluation.report import RecallReport
+from .files import write_text
 from .geometry.roi_align import pool_features
 from .images.network_input import fit_size, make_batch, resize_image
 from .images.reading import read_image, read_reduced, to_rgb
@@ -189,7 +190,7 @@ class Proposer:
         hub.check_folder(folder, (MODEL_FILE, CONFIG_FILE, hub.CARD_FILE))
         save_checkpoint(folder, self.network.state_dict(), self.network.config)
         card = hub.make_card(self.network.config, name or str(folder), recall)
-        (folder / hub.CARD_FILE).write_text(card, encoding="utf-8")
+        write_text(folder / hub.CARD_FILE, card)
 
     def push_to_hub(
         self,

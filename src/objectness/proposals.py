@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, ImageError, ObjectnessError
+from .files import write_text
 from .geometry.boxes import compute_areas, compute_intersections
 from .geometry.nms import keep_greedily, nms
 
@@ -184,7 +185,7 @@ class Proposals:
         elif ending in (".json", ".jsonl"):
             chosen = self if max_boxes is None else self.top(max_boxes)
             file = {"file": self.image.as_posix()} if isinstance(self.image, Path) else {}
-            path.write_text(json.dumps(file | chosen.to_dict(), allow_nan=False) + "\n", encoding="ascii")
+            write_text(path, json.dumps(file | chosen.to_dict(), allow_nan=False) + "\n")
         else:
             raise ConfigError(f"{path}: pictures end with {' '.join(PICTURES)}, numbers with .json or .jsonl")
 

@@ -2,6 +2,7 @@ import email.message
 import hashlib
 import io
 import json
+import os
 import pickle
 import random
 import shutil
@@ -131,6 +132,9 @@ def test_nothing_there(tmp_path: Path) -> None:
 # A kill at any moment
 
 
+NEVER = 1_000_000  # steps
+
+
 class KilledError(BaseException):
     """The process ends here."""
 
@@ -138,14 +142,14 @@ class KilledError(BaseException):
 @pytest.fixture
 def kill_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, bool], None]]:
     """Lets `save_checkpoint` die at its n-th step on the disk: before it, or half way through it."""
-    countdown, midway = [-1], [False]
+    countdown, midway = [NEVER], [False]
 
     def wrap(work: Callable[..., Any], break_off: Callable[..., Any]) -> Callable[..., Any]:
         def step(*args: Any, **kwargs: Any) -> Any:
             countdown[0] -= 1
-            if countdown[0] == 0:
-                if midway[0]:
-                    break_off(*args)
+            if countdown[0] == 0 and midway[0]:
+                break_off(*args)
+            if countdown[0] in range(-100, 1):  # a dead process tidies up nothing either
                 raise KilledError
             return work(*args, **kwargs)
 
@@ -199,13 +203,41 @@ def test_kill_leaves_one_of_two_whole(
             assert load() in (before, number)
         else:
             assert load() == number
-        kill_at(-1, False)
+        kill_at(NEVER, False)
     save(3)
     assert load() == 3
     assert [path.name for path in tmp_path.iterdir()] == ["last"]  # and nothing is left over
 
 
 # Damaged and foreign files
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """What libraries make of it is told in one sentence, the checkpoint before stays, and no half one is left."""
+    resource = pytest.importorskip("resource")
+    state = {"a": torch.zeros(50)}
+    save_checkpoint(tmp_path / "last", state, SMALL)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for bad in (({"a": torch.zeros(100_000)}, None), (state, {"b": torch.zeros(100_000)})):  # safetensors, torch
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # the 400 kB do not fit
+        try:
+            with pytest.raises(CheckpointError, match=r"last: cannot be written \(.*\); make room or name") as caught:
+                save_checkpoint(tmp_path / "last", bad[0], SMALL, bad[1])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert "\n" not in str(caught.value)
+        assert [path.name for path in tmp_path.iterdir()] == ["last"]
+        assert torch.equal(read_safetensors(tmp_path / "last" / MODEL_FILE)["a"], state["a"])
+
+
+def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
+    for mask, mode in ((0o022, 0o644), (0o027, 0o640)):
+        before = os.umask(mask)
+        try:
+            save_checkpoint(tmp_path / "last", {"a": torch.zeros(1)}, SMALL, {"step": 1})
+        finally:
+            os.umask(before)
+        assert {path.stat().st_mode & 0o777 for path in (tmp_path / "last").iterdir()} == {mode}
 
 
 @pytest.mark.parametrize("share", [0, 0.0001, 0.001, 0.5, 0.99, 0.999999])

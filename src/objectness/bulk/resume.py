@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from ..errors import ConfigError
+from ..files import write_text
 
 REMEDY = "pass --overwrite to begin again, or choose another --out"
 
@@ -115,9 +116,7 @@ def _check_settings(out: Path, settings: dict[str, object]) -> None:
 
 
 def _write_settings(out: Path, settings: dict[str, object]) -> None:
-    unfinished = out.with_name(out.name + ".part.tmp")
-    unfinished.write_text(json.dumps(settings) + "\n")
-    unfinished.replace(_part_of(out))
+    write_text(_part_of(out), json.dumps(settings) + "\n")
 
 
 def _part_of(out: Path) -> Path:

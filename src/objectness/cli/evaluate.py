@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
-from ..errors import ConfigError, ObjectnessError
+from ..errors import ConfigError
+from ..files import write_text
+from ..packages import require
 from .app import AcrossLevels, EngineName, Precision, app
 from .records import IgnoreClass, read_records
-from .terminal import Meter, make_folder, say, write_whole
+from .terminal import Meter, make_folder, say
 
 PLOT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
 
@@ -73,8 +74,8 @@ def evaluate(
             raise ConfigError(f"{path}: is a folder; name a file in it")
     if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
         raise ConfigError(f"--plot {plot}: must end with one of {' '.join(PLOT_SUFFIXES)}")
-    if plot is not None and find_spec("matplotlib") is None:
-        raise ObjectnessError("--plot needs matplotlib: pip install 'objectness[plot]'")
+    if plot is not None:
+        require("--plot", "matplotlib", "plot")
     from ..device import choose_at_once
     from ..evaluation.measure import measure_proposer
     from ..evaluation.recall import measure_recall
@@ -107,7 +108,7 @@ def evaluate(
             report = measure_proposer(proposer, records, on_image=meter.advance)
     print(report.table())
     if out is not None:
-        write_whole(out, json.dumps(report.to_dict(), indent=2) + "\n")
+        write_text(out, json.dumps(report.to_dict(), indent=2) + "\n")
     if plot is not None:
         plot_recall(report, plot)
     return 0

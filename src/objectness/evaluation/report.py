@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, ObjectnessError
+from ..errors import ConfigError
+from ..files import replace_file
+from ..packages import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -174,16 +176,16 @@ def plot_recall(report: RecallReport, path: Path | str) -> None:
     Raises:
         ObjectnessError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ObjectnessError("Plots need matplotlib: pip install 'objectness[plot]'.") from error
+    require("a plot", "matplotlib", "plot")
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     by_iou, by_top, by_score = figure.subplots(1, 3)
     _plot_by_iou(by_iou, report)
     _plot_by_top(by_top, report)
     _plot_by_score(by_score, report.score_curve)
-    figure.savefig(path, dpi=120)
+    with replace_file(Path(path)) as partial:
+        figure.savefig(partial, dpi=120, format=Path(path).suffix[1:] or None)
 
 
 SHARE_LIMITS = (0, 1.03)  # a line at 1 stays in sight

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import AnnotationError, ConfigError, ImageError
+from ..files import replace_file
 from .reading import to_rgb
 
 if TYPE_CHECKING:
@@ -144,13 +145,8 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    try:
-        picture.save(unfinished, Image.registered_extensions()[path.suffix.lower()], quality=90, subsampling=0)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replace_file(path, sync=False) as partial:
+        picture.save(partial, Image.registered_extensions()[path.suffix.lower()], quality=90, subsampling=0)
 
 
 def _to_array(name: str, values: ArrayLike | Tensor, shape: tuple[int, ...]) -> np.ndarray:

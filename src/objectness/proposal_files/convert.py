@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import AnnotationError, ConfigError
+from ..files import replace_file
 from ..pickles import read_arrays
 from .coco import read_coco, write_coco
 from .detectron import is_detectron, read_detectron, write_detectron
@@ -187,13 +188,9 @@ def convert_proposals(
     index = read_image_index(annotations, images) if annotations else None
     found = read_images(source, source_format, index, notes)
     count = _Count(str(source), writer, notes)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        named = (_name(image, str(source), writer, index, images) for image in found)
+    named = (_name(image, str(source), writer, index, images) for image in found)
+    with replace_file(target) as partial:
         writer.write(Target(partial, str(source), notes), count.watch(named))
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
     return Conversion(count.num_images, count.num_proposals, notes.sentences)
 
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import torch
 
 from ..config import InputOptions
 from ..errors import ConfigError, ObjectnessError
+from ..files import replace_file, replace_folder
 from ..geometry.boxes import compute_iou
 from ..images.network_input import fit_size, make_batch, resize_image
 from ..images.reading import read_image
 from ..network import RegionProposalNetwork
+from ..packages import require
 from ..structures import Batch, Output, Selection
 from .agreement import MOST_DIFFERENCE, Agreement, copy_eager, measure_agreement
 from .choose import load_runtime
 from .description import describe_network
-from .engine import EXTRAS, PACKAGES, require_packages
+from .engine import EXTRAS, PACKAGES
 from .maps import INPUT_NAME, MAP_NAMES
 from .onnxruntime import MODEL_FILE
 
@@ -93,15 +94,14 @@ def export_network(
         ImageError: the photo cannot be read.
     """
     _check_request(to, out, selection, overwrite)
-    require_packages(f"export to {to}", PACKAGES[ENGINES[to]], EXTRAS[ENGINES[to]])
+    require(f"export to {to}", PACKAGES[ENGINES[to]], EXTRAS[ENGINES[to]])
     batch = _prepare(photo, network.config.input)
-    partial = out.with_name(f"{out.name}.{uuid.uuid4().hex}.partial")
-    partial.mkdir(parents=True)
-    try:
-        parity = _write_and_compare(network, to, partial, batch, photo, selection)
-        _put_in_place(partial / MODEL_FILE if to == "onnx" else partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    if to != "onnx":
+        with replace_folder(out) as folder:
+            return _write_and_compare(network, to, folder, batch, photo, selection)
+    with replace_file(out) as partial, TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
+        parity = _write_and_compare(network, to, Path(work), batch, photo, selection)
+        Path(work, MODEL_FILE).replace(partial)
     return parity
 
 
@@ -180,17 +180,6 @@ def _write(
     append_selection(model, network.config)
     save_onnx(model, folder)
     return found, propose_with_onnx(folder / MODEL_FILE, batch)[0]
-
-
-def _put_in_place(fresh: Path, out: Path) -> None:
-    """Rename what is complete, in place of what may be there."""
-    if out.is_dir():
-        previous = out.with_name(f"{out.name}.{uuid.uuid4().hex}.previous")
-        out.rename(previous)
-        fresh.rename(out)
-        shutil.rmtree(previous)
-    else:
-        fresh.replace(out)
 
 
 def share_same(wanted: Selection, found: Selection) -> float:

@@ -9,12 +9,13 @@ events.*         the same for TensorBoard, where that is installed
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import TrainingError
 from ..evaluation.report import RecallReport
+from ..files import replace_file, write_text
+from ..packages import is_installed
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -54,9 +55,9 @@ class RunLog:
         if step > 0 and _differs(options, description):
             raise TrainingError(f"{run_dir}: was trained with other options (see {options}); resume with the same ones")
         run_dir.mkdir(parents=True, exist_ok=True)
-        options.write_text(json.dumps(description, indent=2) + "\n")
+        write_text(options, json.dumps(description, indent=2) + "\n")
         self.lines = [line for line in self._read_lines() if line["step"] <= step] if step else []
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
         self.board = _open_board(run_dir, step)
 
     def write(self, progress: Progress) -> None:
@@ -69,7 +70,7 @@ class RunLog:
             file.write(json.dumps(line) + "\n")
         if self.board is not None:
             _write_board(self.board, line)
-        if progress.recall is not None and find_spec("matplotlib"):
+        if progress.recall is not None and is_installed("matplotlib"):
             draw_curves(self.lines, self.run_dir / CURVES_FILE)
 
     def close(self) -> None:
@@ -116,7 +117,8 @@ def draw_curves(lines: list[dict[str, Any]], path: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    figure.savefig(path, dpi=120)
+    with replace_file(path, sync=False) as partial:
+        figure.savefig(partial, dpi=120, format=path.suffix[1:])
 
 
 def _differs(options: Path, description: dict[str, Any]) -> bool:
@@ -124,7 +126,7 @@ def _differs(options: Path, description: dict[str, Any]) -> bool:
 
 
 def _open_board(run_dir: Path, step: int) -> SummaryWriter | None:
-    if not find_spec("tensorboard"):
+    if not is_installed("tensorboard"):
         return None
     from torch.utils.tensorboard import SummaryWriter
 
@@ -135,4 +137,5 @@ def _write_board(board: SummaryWriter, line: dict[str, Any]) -> None:
     for name in ("objectness_loss", "box_loss", "positives_per_image", "images_per_second", "learning_rate"):
         board.add_scalar(f"train/{name}", line[name], line["step"])
     for top, value in line.get("average_recall", {"all": {}})["all"].items():
-        board.add_scalar(f"recall/AR@{top}", value, line["step"])
+        if value is not None:  # nothing to find
+            board.add_scalar(f"recall/AR@{top}", value, line["step"])

@@ -28,11 +28,11 @@ from ..data.records import ImageRecord
 from ..errors import ConfigError, TrainingError
 from ..evaluation.measure import measure_network
 from ..evaluation.report import RecallReport
+from ..files import PREVIOUS
 from ..network import RegionProposalNetwork
 from ..predict import Proposer
 from ..weights.checkpoint import (
     MODEL_FILE,
-    PREVIOUS,
     TRAINING_FILE,
     find_checkpoint,
     load_state,

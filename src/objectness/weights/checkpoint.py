@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import CheckpointError, ConfigError, DownloadError
+from ..files import PREVIOUS, replace_folder, write_text
 from ..model.backbone import Backbone
 from ..network import RegionProposalNetwork
 
@@ -27,7 +27,6 @@ MODEL_FILE, CONFIG_FILE, TRAINING_FILE = "model.safetensors", "config.json", "tr
 BACKBONE_FILE = "backbone.safetensors"  # what another program's backbone is converted to
 COUNTER = "num_batches_tracked"  # batch norm counts its steps; nothing here looks
 SHIPPED = "lite0"  # the network inside the package
-PREVIOUS = ".previous"  # where a checkpoint waits while its successor takes its place
 
 IMAGENET_URLS = {  # torchvision's first versions; a file's name ends with the start of its SHA-256
     name: f"https://download.pytorch.org/models/{name}-{digest}.pth"
@@ -60,20 +59,39 @@ def save_checkpoint(
         config: what the network is made of.
         training: what is needed to go on, in tensors and plain values.
         half: store floating-point weights in half precision (they are float32 again when loaded).
+
+    Raises:
+        CheckpointError: there is no room for it; what was there is whole.
     """
-    fresh, previous = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + PREVIOUS)
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    write_weights(folder, MODEL_FILE, state, config.to_dict(), training, half=half)
+
+
+def write_weights(
+    folder: Path,
+    file_name: str,
+    state: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    training: Mapping[str, Any] | None = None,
+    *,
+    half: bool = False,
+) -> None:
+    """Write a folder of weights, their `config.json` and what else `save_checkpoint` says.
+
+    Raises:
+        CheckpointError: there is no room for it; what was there is whole.
+    """
     tensors = {name: _pack(tensor, half) for name, tensor in state.items()}
-    save_file(tensors, fresh / MODEL_FILE)
-    (fresh / CONFIG_FILE).write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    if training is not None:
-        torch.save(dict(training), fresh / TRAINING_FILE)
-    if folder.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        folder.rename(previous)
-    fresh.rename(folder)
-    shutil.rmtree(previous, ignore_errors=True)
+    try:
+        with replace_folder(folder) as partial:
+            save_file(tensors, partial / file_name)
+            write_text(partial / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+            if training is not None:
+                torch.save(dict(training), partial / TRAINING_FILE)
+    except (OSError, SafetensorError, RuntimeError) as error:  # both libraries wrap what the disk says
+        raise CheckpointError(
+            f"{folder}: cannot be written ({_shorten(error)}); make room or name another place; nothing that was there "
+            f"is lost"
+        ) from error
 
 
 def find_checkpoint(source: str | Path) -> Path:
@@ -157,8 +175,9 @@ def read_torch_file(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises nearly anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: no readable torch file of tensors ({reason}); it may be cut short") from error
+        raise CheckpointError(
+            f"{path}: no readable torch file of tensors ({_shorten(error)}); it may be cut short"
+        ) from error
 
 
 def load_state(module: torch.nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
@@ -230,6 +249,13 @@ def _download(name: str) -> Any:
         raise DownloadError(f"{url}: cannot be fetched ({error}); fetch it elsewhere and pass the file") from error
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise DownloadError(f"{url}: what came is not what it should be ({error}); delete it and try again") from error
+
+
+def _shorten(error: Exception) -> str:
+    """What an error says, without the place in somebody's source that may follow."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _pack(tensor: Tensor, half: bool) -> Tensor:

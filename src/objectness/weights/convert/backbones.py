@@ -7,14 +7,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...config import IMAGENET_MEAN, IMAGENET_STD
 from ...errors import CheckpointError
 from ...model.backbone import BACKBONES, make_backbone
 from .. import hub
-from ..checkpoint import BACKBONE_FILE, CONFIG_FILE, COUNTER, load_state, read_safetensors
+from ..checkpoint import BACKBONE_FILE, CONFIG_FILE, COUNTER, load_state, read_safetensors, write_weights
 from .family import WeightsFile, recognise_resnet
 
 HUB_OWNER, HUB_FILE = "timm/", "model.safetensors"
@@ -124,10 +123,8 @@ def load_body(body: nn.Module, backbone: BackboneWeights, origin: str) -> None:
 
 def save_backbone(backbone: BackboneWeights, folder: Path) -> None:
     """Write `backbone.safetensors`, which training takes, and `config.json`: the part of a `Config` that it decides."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous().clone() for name, tensor in backbone.state.items()}, folder / BACKBONE_FILE)
     decided: dict[str, Any] = {"backbone": backbone.name, "input": {"mean": backbone.mean, "std": backbone.std}}
-    (folder / CONFIG_FILE).write_text(json.dumps(decided, indent=2) + "\n", encoding="utf-8")
+    write_weights(folder, BACKBONE_FILE, backbone.state, decided)
 
 
 def _check_fit(name: str, body: Mapping[str, Tensor], origin: str) -> None:
