@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import objectness
-from objectness.cli.terminal import write_whole
 from objectness.evaluation.recall import compute_iou
+from objectness.files import write_text
 from objectness.proposal_files.jsonl import read_proposals
 from objectness.proposal_files.matching import match_proposals
 
@@ -59,7 +59,7 @@ def main() -> None:
         document = json.loads(args.annotations.read_bytes())
         by_image = {record.image_id: each for record, each in zip(records, found, strict=True)}
         taught = add_teacher_boxes(document, by_image, high=args.high, low=args.low, overlap=args.overlap)
-        write_whole(args.out, json.dumps(taught) + "\n")
+        write_text(args.out, json.dumps(taught) + "\n")
     except (objectness.ObjectnessError, OSError) as error:
         parser.exit(1, f"{error}\n")
     num_annotated = len(document["annotations"])

@@ -21,3 +21,5 @@ def test_what_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch
         require("Parquet", "pyarrow", "parquet")
     with pytest.raises(DownloadError, match=r"^It needs pyarrow and no_such_package: pip install 'objectness\[x\]'$"):
         require("It", ("pyarrow", "numpy", "no_such_package"), "x", error=DownloadError)
+    with pytest.raises(ObjectnessError, match=r"^A table needs pyarrow: pip install pyarrow$"):
+        require("A table", "pyarrow")

@@ -9,21 +9,26 @@ from .errors import ObjectnessError
 
 
 def require(
-    what: str, packages: str | Sequence[str], extra: str, *, error: type[ObjectnessError] = ObjectnessError
+    what: str,
+    packages: str | Sequence[str],
+    extra: str | None = None,
+    *,
+    error: type[ObjectnessError] = ObjectnessError,
 ) -> None:
     """Raise unless packages are installed.
 
     Args:
         what: what needs them, as a sentence begins: "Parquet".
         packages: the names under which they are imported.
-        extra: the extra of this package that brings them.
+        extra: the extra of this package that brings them; None if none does.
         error: what is raised.
 
     Raises:
-        ObjectnessError: one is not; the message names the extra.
+        ObjectnessError: one is not; the message says what to install.
     """
     if missing := find_missing([packages] if isinstance(packages, str) else packages):
-        raise error(f"{what} needs {' and '.join(missing)}: pip install 'objectness[{extra}]'")
+        remedy = " ".join(missing) if extra is None else f"'objectness[{extra}]'"
+        raise error(f"{what} needs {' and '.join(missing)}: pip install {remedy}")
 
 
 def find_missing(packages: Sequence[str]) -> list[str]:
@@ -33,4 +38,7 @@ def find_missing(packages: Sequence[str]) -> list[str]:
 
 def is_installed(package: str) -> bool:
     """Whether a top-level package can be found; it is not imported."""
-    return find_spec(package) is not None
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # it was imported, but has no spec
+        return True

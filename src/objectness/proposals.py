@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import ConfigError, ImageError, ObjectnessError
+from .errors import ConfigError, ImageError
 from .files import write_text
 from .geometry.boxes import compute_areas, compute_intersections
 from .geometry.nms import keep_greedily, nms
+from .packages import require
 
 if TYPE_CHECKING:
     import pandas
@@ -222,10 +223,9 @@ class Proposals:
         Raises:
             ObjectnessError: pandas is not installed.
         """
-        try:
-            from pandas import DataFrame
-        except ImportError as error:
-            raise ObjectnessError("to_pandas() needs pandas: pip install pandas") from error
+        require("to_pandas()", "pandas")
+        from pandas import DataFrame
+
         boxes, scores, logits, levels = self.numpy()
         columns = dict(zip(("x1", "y1", "x2", "y2"), boxes.T, strict=True))
         return DataFrame({**columns, "score": scores, "logit": logits, "level": levels})
@@ -248,12 +248,9 @@ class Proposals:
         Raises:
             ObjectnessError: supervision is not installed.
         """
-        try:
-            from supervision import Detections
-        except ImportError as error:
-            raise ObjectnessError(
-                "to_supervision() needs supervision: pip install 'objectness[supervision]'"
-            ) from error
+        require("to_supervision()", "supervision", "supervision")
+        from supervision import Detections
+
         return Detections(
             xyxy=self.boxes.numpy().copy(),
             confidence=self.scores.numpy(),

@@ -497,7 +497,7 @@ def test_plot_is_a_picture(tmp_path):
 
 
 def test_plot_without_matplotlib_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ObjectnessError, match=r"pip install 'objectness\[plot\]'"):
         plot_recall(make_report([1]), tmp_path / "recall.png")
 

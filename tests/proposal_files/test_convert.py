@@ -1,4 +1,3 @@
-import builtins
 import enum
 import json
 import os
@@ -851,14 +850,7 @@ def test_tells_pickles_apart(source: Path, name: str, target_format: str) -> Non
 
 
 def test_names_the_extra_that_is_missing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def refuse(name: str, *rest: Any) -> Any:
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ObjectnessError, match=r"^Parquet needs pyarrow: pip install 'objectness\[parquet\]'$"):
         convert(source, "parquet")
 

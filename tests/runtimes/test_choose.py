@@ -12,7 +12,7 @@ from objectness.config import InputOptions
 from objectness.errors import ConfigError, ObjectnessError
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer
-from objectness.runtimes import choose, engine
+from objectness.runtimes import choose
 from objectness.runtimes.agreement import fold_maps
 from objectness.runtimes.choose import make_engine
 from objectness.runtimes.engine import FASTEST_FIRST, PACKAGES, EngineName, find_installed
@@ -54,7 +54,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             return lambda folder, **options: FakeEngine(folder, name, factor, options), write
 
         packages = {package for name in names for package in PACKAGES[name]}
-        monkeypatch.setattr(engine, "find_spec", lambda package: package in packages or None)
+        monkeypatch.setattr("objectness.packages.find_spec", lambda package: package in packages or None)
         monkeypatch.setattr(choose, "version", lambda package: "1.0")
         monkeypatch.setattr(choose, "load_runtime", load)
         return converted

@@ -129,14 +129,14 @@ def test_requests_that_cannot_be(tmp_path: Path, photos: list[Path], monkeypatch
     refuse("ncnn", tmp_path / "mine", "is a folder with other files than an exported network's", overwrite=True)
     (tmp_path / "file").write_text("")
     refuse("openvino", tmp_path / "file", "is a file; name a folder", overwrite=True)
-    monkeypatch.setattr("objectness.runtimes.engine.find_spec", lambda package: None)
+    monkeypatch.setattr("objectness.packages.find_spec", lambda package: None)
     with pytest.raises(ObjectnessError, match=r"export to ncnn needs ncnn and pnnx: pip install 'objectness\[ncnn\]'"):
         export_network(make_tiny(), "ncnn", tmp_path / "a", photos[0])
     assert list_names(tmp_path) == ["file", "folder.onnx", "mine"]
 
 
 def test_the_photo_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("objectness.runtimes.engine.find_spec", lambda package: package)
+    monkeypatch.setattr("objectness.packages.find_spec", lambda package: package)
     with pytest.raises(ImageError):
         export_network(make_tiny(), "ncnn", tmp_path / "a", tmp_path / "none.jpg")
     assert list_names(tmp_path) == []

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AnnotationError, ObjectnessError
+from ..errors import AnnotationError
+from ..packages import require
 from .npz import MIXED_IDS
 from .record import ImageProposals, make_image
 
@@ -75,10 +76,9 @@ def write_parquet(path: Path, images: Iterable[ImageProposals], origin: str) -> 
 
 
 def _import_pyarrow() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ObjectnessError("Parquet needs pyarrow: pip install 'objectness[parquet]'") from error
+    require("Parquet", "pyarrow", "parquet")
+    import pyarrow.parquet
+
     return pyarrow
 
 

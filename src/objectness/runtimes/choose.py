@@ -9,6 +9,7 @@ from typing import get_args
 
 from ..errors import ConfigError, ObjectnessError
 from ..network import RegionProposalNetwork
+from ..packages import require
 from ..version import __version__
 from .agreement import check_engine
 from .cache import Cache, find_cache_folder, ignore, make_key
@@ -20,8 +21,7 @@ from .engine import (
     EngineName,
     Precision,
     find_installed,
-    require,
-    require_packages,
+    require_engine,
 )
 from .pytorch import TorchEngine, computes_bfloat16
 
@@ -60,8 +60,8 @@ def make_engine(
     if precision == "int8":
         if name != "openvino":
             raise ConfigError(f"precision int8 is OpenVINO's alone, not of engine {name}; take engine openvino with it")
-        require("openvino")
-        require_packages("precision int8", ("nncf",), "openvino")
+        require_engine("openvino")
+        require("precision int8", "nncf", "openvino")
         return _make_int8(network, calibration, cache, at_once)
     if calibration:
         raise ConfigError("photos to calibrate on are for precision int8; leave them out, or choose it")
@@ -74,7 +74,7 @@ def make_engine(
     if name != "auto":
         if narrow and name not in NARROW:
             raise ConfigError(f"precision bfloat16 is for engines {' and '.join(NARROW)}, not for {name}")
-        require(name)
+        require_engine(name)
         return _make(network, name, cache, at_once, narrow)
     names = [each for each in (NARROW if narrow else FASTEST_FIRST) if each in find_installed()]
     return _make_fastest(network, names if device.type == "cpu" else (), cache, at_once, narrow)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Literal, Protocol
 
 from torch import Tensor
 
-from ..errors import ObjectnessError
+from ..packages import find_missing, require
 from ..structures import Output
 
 EngineName = Literal["auto", "torch", "ncnn", "openvino", "onnxruntime"]
@@ -46,27 +44,13 @@ class Engine(Protocol):
 
 def find_installed() -> tuple[str, ...]:
     """The engines whose packages are installed, fastest first."""
-    return tuple(name for name in FASTEST_FIRST if not _find_missing(PACKAGES[name]))
+    return tuple(name for name in FASTEST_FIRST if not find_missing(PACKAGES[name]))
 
 
-def require(name: str) -> None:
-    """Nothing, if an engine's packages are installed.
+def require_engine(name: str) -> None:
+    """Raise unless an engine's packages are installed.
 
     Raises:
         ObjectnessError: they are not; the message names the extra that brings them.
     """
-    require_packages(f"engine {name}", PACKAGES[name], EXTRAS.get(name, ""))
-
-
-def require_packages(what: str, packages: Sequence[str], extra: str) -> None:
-    """Nothing, if all packages are installed.
-
-    Raises:
-        ObjectnessError: `what` needs one that is not; the message names the extra that brings it.
-    """
-    if missing := _find_missing(packages):
-        raise ObjectnessError(f"{what} needs {' and '.join(missing)}: pip install 'objectness[{extra}]'")
-
-
-def _find_missing(packages: Sequence[str]) -> list[str]:
-    return [package for package in packages if find_spec(package) is None]
+    require(f"engine {name}", PACKAGES[name], EXTRAS.get(name, ""))

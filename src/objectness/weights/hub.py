@@ -12,6 +12,7 @@ from types import ModuleType
 from ..config import Config
 from ..errors import DownloadError, ObjectnessError
 from ..evaluation.report import RecallReport
+from ..packages import require
 
 PREFIX = "hf-hub:"
 NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -71,12 +72,10 @@ def import_hub(source: str) -> ModuleType:
     Raises:
         DownloadError: it is not installed.
     """
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise DownloadError(
-            f"{source}: is no file or folder here; if a name on the hub is meant: pip install 'objectness[hub]'"
-        ) from error
+    what = f"{source}: is not a file or folder here; as a name on the hub it"
+    require(what, "huggingface_hub", "hub", error=DownloadError)
+    import huggingface_hub
+
     hub: ModuleType = huggingface_hub
     return hub
 
