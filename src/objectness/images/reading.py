@@ -198,7 +198,6 @@ def _hushed() -> Iterator[None]:
         yield
 
 
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange height and width
 _ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow's headers keep an orientation
 
 
@@ -220,6 +219,6 @@ def _lies_sideways(image: Image.Image) -> bool:
     if image.format == "TIFF" or not _ORIENTED & image.info.keys():
         return False  # Pillow turns a TIFF's size itself; and a PNG asked for what it has not decodes all its pixels
     try:
-        return image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+        return UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1)) in QUARTER_TURNS
     except Exception:  # damaged EXIF data says nothing about the pixels
         return False
