@@ -42,3 +42,13 @@ def choose_at_once(num_images: int, device: torch.device | str = "auto", engine:
 def choose_device_of(engine: str, device: torch.device | str) -> torch.device:
     """As `choose_device`; "auto" is the CPU for engines that compute nowhere else."""
     return choose_device(device if engine in ("torch", "auto") or device != "auto" else "cpu")
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16, without which it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last is ARM's

@@ -14,6 +14,7 @@ import torch
 from tiny import make_tiny
 
 from objectness.config import Config, InputOptions
+from objectness.device import computes_bfloat16
 from objectness.errors import ConfigError, ObjectnessError
 from objectness.model.backbone import BACKBONES, Backbone
 from objectness.model.efficientnet import LITE0, EfficientNetLite
@@ -24,7 +25,6 @@ from objectness.runtimes import openvino as openvino_engine
 from objectness.runtimes.agreement import copy_eager, measure_agreement
 from objectness.runtimes.choose import make_engine
 from objectness.runtimes.engine import PACKAGES, Engine, EngineName
-from objectness.runtimes.pytorch import computes_bfloat16
 
 SIZES = [(1, 32, 32), (1, 64, 224), (3, 96, 160), (1, 320, 32), (2, 352, 256)]  # images, height, width; C5 1 to 11
 CLOSE = 1e-4  # of the largest value

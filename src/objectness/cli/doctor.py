@@ -23,11 +23,10 @@ def doctor() -> int:
     """
     import torch
 
-    from ..device import choose_device
+    from ..device import choose_device, computes_bfloat16
     from ..kernels.cpu.library import describe
     from ..runtimes.cache import find_cache_folder
     from ..runtimes.engine import find_installed
-    from ..runtimes.pytorch import computes_bfloat16
 
     chosen = choose_device()
     rows = {

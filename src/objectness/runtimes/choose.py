@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
+from ..device import computes_bfloat16
 from ..errors import ConfigError, ObjectnessError
 from ..network import RegionProposalNetwork
 from ..packages import require
@@ -23,7 +24,7 @@ from .engine import (
     find_installed,
     require_engine,
 )
-from .pytorch import TorchEngine, computes_bfloat16
+from .pytorch import TorchEngine
 
 
 def make_engine(
@@ -69,11 +70,11 @@ def make_engine(
     if name not in ("auto", "torch") and device.type != "cpu":
         raise ConfigError(f"engine {name} computes on the CPU; take device cpu with it, or engine torch")
     narrow = precision == "bfloat16"
+    if narrow and name not in ("auto", *NARROW):
+        raise ConfigError(f"precision bfloat16 is for engines {' and '.join(NARROW)}, not for {name}")
     if narrow and not computes_bfloat16(device):
         say(f"precision bfloat16: {device} has no instructions for it; float32 is likely to be faster")
     if name != "auto":
-        if narrow and name not in NARROW:
-            raise ConfigError(f"precision bfloat16 is for engines {' and '.join(NARROW)}, not for {name}")
         require_engine(name)
         return _make(network, name, cache, at_once, narrow)
     names = [each for each in (NARROW if narrow else FASTEST_FIRST) if each in find_installed()]

@@ -33,13 +33,3 @@ class TorchEngine:
 
     def _widen(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(each.float() for each in maps)
-
-
-def computes_bfloat16(device: torch.device) -> bool:
-    """Whether a device has instructions for bfloat16, without which it is slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch, which does not say
-        return True
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # the last is ARM's

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..config import Precision, TrainOptions
+from ..device import computes_bfloat16
 from ..network import RegionProposalNetwork
 
 STEP_SHARES = (2 / 3, 8 / 9)  # of the run, as in the peers' 60k and 80k of 90k steps
@@ -61,7 +62,4 @@ def choose_precision(precision: Precision, device: torch.device) -> Precision:
     """What "auto" means here: bfloat16 where the device has instructions for it, else float32."""
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return "bfloat16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
+    return "bfloat16" if computes_bfloat16(device) else "float32"
