@@ -7,7 +7,6 @@ files are read with `weights_only`.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ..errors import CheckpointError, ConfigError, DownloadError
 from ..files import PREVIOUS, replace_folder, write_text
 from ..model.backbone import Backbone
 from ..network import RegionProposalNetwork
+from .download import fetch
 
 MODEL_FILE, CONFIG_FILE, TRAINING_FILE = "model.safetensors", "config.json", "training.pt"
 BACKBONE_FILE = "backbone.safetensors"  # what another program's backbone is converted to
@@ -242,13 +242,7 @@ def _is_beyond_the_body(key: str) -> bool:
 def _download(name: str) -> Any:
     if name not in IMAGENET_URLS:
         raise DownloadError(f"no ImageNet weights of {name} are published under a known address; pass a file instead")
-    url = IMAGENET_URLS[name]
-    try:
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-    except OSError as error:  # URLError and timeouts are OSErrors
-        raise DownloadError(f"{url}: cannot be fetched ({error}); fetch it elsewhere and pass the file") from error
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise DownloadError(f"{url}: what came is not what it should be ({error}); delete it and try again") from error
+    return read_torch_file(fetch(IMAGENET_URLS[name]))
 
 
 def _shorten(error: Exception) -> str:

@@ -42,8 +42,9 @@ from objectness.weights.convert.family import (
     recognise_resnet,
     rename,
 )
-from objectness.weights.convert.published import PUBLISHED, Published, fetch_published
+from objectness.weights.convert.published import PUBLISHED, Published
 from objectness.weights.convert.reading import FAMILIES, unwrap
+from objectness.weights.download import fetch, get_digest
 
 IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 State = dict[str, Tensor]
@@ -564,7 +565,7 @@ def test_download_happens_once(downloads: Path, state: State, monkeypatch: pytes
         assert conversion.network.config.norm_eps == 0
         assert conversion.notes == ()  # all is known of it
     assert len(calls) == 1
-    path = fetch_published(FIRST)
+    path = fetch(PUBLISHED[FIRST].url)
     path.write_bytes(data[:-1])
     with pytest.raises(DownloadError, match=r"is not the file that .* publishes; delete it and try again"):
         convert_weights(FIRST)
@@ -572,8 +573,8 @@ def test_download_happens_once(downloads: Path, state: State, monkeypatch: pytes
 
 def test_digests() -> None:
     for published in PUBLISHED.values():
-        assert len(published.digest) == 8
-        assert int(published.digest, 16)
+        assert len(get_digest(published.url)) == 8
+        assert int(get_digest(published.url), 16)
 
 
 # The frame

@@ -13,9 +13,10 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ...pickles import read_arrays
 from ..checkpoint import read_safetensors
+from ..download import fetch
 from . import from_detectron2, from_mmdetection, from_torchvision
 from .family import Family, WeightsFile, read_torch_contents
-from .published import PUBLISHED, fetch_published
+from .published import PUBLISHED
 
 FAMILIES: tuple[Family, ...] = (from_torchvision, from_detectron2, from_mmdetection)
 
@@ -41,7 +42,8 @@ def read_weights(source: str | Path) -> WeightsFile:
         CheckpointError: not there, damaged, or no weights.
         DownloadError: a published file cannot be fetched.
     """
-    path = fetch_published(str(source)) if str(source) in PUBLISHED else Path(source)
+    published = PUBLISHED.get(str(source))
+    path = Path(source) if published is None else fetch(published.url)
     if path.is_dir():
         raise CheckpointError(f"{source}: is a folder; pass the file with the weights that is in it")
     if not path.is_file():
