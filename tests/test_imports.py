@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "objectness"
 
 # From the ground up. A room imports from its own files and from the floors below, never from its own floor.
 FLOORS: tuple[set[str], ...] = (
-    {"errors", "version", "threads"},
+    {"errors", "lines", "version", "threads"},
     {"config", "device", "files", "packages", "pickles"},
     {"structures"},
     {"kernels", "images", "evaluation"},  # evaluation: counting and reporting; measuring a network is above

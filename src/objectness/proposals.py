@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from .errors import ConfigError, ImageError
 from .files import write_text
 from .geometry.boxes import compute_areas, compute_intersections
 from .geometry.nms import keep_greedily, nms
+from .lines import make_line
 from .packages import require
 
 if TYPE_CHECKING:
@@ -185,8 +185,8 @@ class Proposals:
             save_picture(self.draw(max_boxes, **style), path)
         elif ending in (".json", ".jsonl"):
             chosen = self if max_boxes is None else self.top(max_boxes)
-            file = {"file": self.image.as_posix()} if isinstance(self.image, Path) else {}
-            write_text(path, json.dumps(file | chosen.to_dict(), allow_nan=False) + "\n")
+            file = self.image.as_posix() if isinstance(self.image, Path) else None
+            write_text(path, make_line(file, chosen.to_dict()) + "\n")
         else:
             raise ConfigError(f"{path}: pictures end with {' '.join(PICTURES)}, numbers with .json or .jsonl")
 

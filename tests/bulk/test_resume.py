@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from objectness.bulk.resume import Kept, open_lines, start_line
+from objectness.bulk.resume import Kept, open_lines
 from objectness.errors import ConfigError
+from objectness.lines import start_line
 
 FILES = [Path("a.jpg"), Path("b c.jpg"), Path('d"é\udcff.jpg')]
 SETTINGS = {"weights": "small", "top": 100}
@@ -13,7 +14,7 @@ SETTINGS = {"weights": "small", "top": 100}
 
 def make_line(file: Path) -> str:
     what = '"error": "gone"' if file == FILES[1] else '"boxes": [[1, 2, 3, 4]]'
-    return f"{start_line(file)}, {what}}}\n"
+    return f"{start_line(file.as_posix())}, {what}}}\n"
 
 
 def write(out: Path, files: list[Path] = FILES, stop_after: int = 99, overwrite: bool = False, **more: object) -> Kept:

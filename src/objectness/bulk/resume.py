@@ -22,6 +22,7 @@ from typing import NamedTuple, TextIO
 
 from ..errors import ConfigError
 from ..files import write_text
+from ..lines import start_line
 
 REMEDY = "pass --overwrite to begin again, or choose another --out"
 
@@ -44,7 +45,7 @@ def open_lines(
     Args:
         out: the file; missing folders are made. What cannot be gone on with, an open stream or a path that is no
             regular file, such as /dev/null, is just written.
-        files: what each line is about; the lines begin with `start_line(file)`.
+        files: what each line is about; the lines begin with `lines.start_line(file.as_posix())`.
         settings: what the lines depend on; values that JSON can hold.
         overwrite: begin again, whatever `out` holds.
     Yields:
@@ -64,11 +65,6 @@ def open_lines(
     with file:
         yield file, kept
     _part_of(out).unlink(missing_ok=True)
-
-
-def start_line(file: Path) -> str:
-    """How a file's line starts: `{"file": "photos/a.jpg"`. ASCII, so that any name survives any encoding."""
-    return json.dumps({"file": file.as_posix()})[:-1]
 
 
 def _resume(out: Path, files: Sequence[Path], settings: dict[str, object], overwrite: bool) -> Kept:
@@ -94,7 +90,7 @@ def _check_lines(out: Path, files: Sequence[Path]) -> tuple[Kept, int]:
         for line in lines:
             if not line.endswith(b"\n"):
                 break  # torn
-            start = start_line(files[num_lines]) if num_lines < len(files) else "no line more"
+            start = start_line(files[num_lines].as_posix()) if num_lines < len(files) else "no line more"
             if not line.startswith(f"{start}, ".encode()):
                 where = f"line {num_lines + 1} is about another one"
                 raise ConfigError(f"{out}: was begun with other files or in another order ({where}); {REMEDY}")

@@ -10,7 +10,6 @@ How a run goes on is told in `resume`.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
@@ -20,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from ..errors import ConfigError, ImageError, ObjectnessError
+from ..lines import make_line
 from ..threads import map_ahead, share_threads
-from .resume import open_lines, start_line
+from .resume import open_lines
 
 if TYPE_CHECKING:
     from ..proposals import Proposals
@@ -154,8 +154,8 @@ def to_json_line(result: Result) -> str:
     """One line, without its end: boxes px to 2 decimals, scores to 5. What failed has `file` and `error` only."""
     proposals = result.proposals
     if proposals is None:
-        return f'{start_line(result.file)}, "error": {json.dumps(result.error)}}}'
-    return f"{start_line(result.file)}, {json.dumps(proposals.to_dict(), allow_nan=False)[1:]}"
+        return make_line(result.file.as_posix(), {"error": result.error})
+    return make_line(result.file.as_posix(), proposals.to_dict())
 
 
 def name_pictures(files: Sequence[Path], folder: Path) -> dict[Path, Path]:

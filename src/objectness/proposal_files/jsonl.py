@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import AnnotationError
+from ..lines import make_line
 from .record import ImageProposals, make_image
 
 
@@ -81,7 +82,7 @@ def _parse(line: bytes, where: str) -> ImageProposals:
 
 
 def _to_line(image: ImageProposals) -> str:
-    values: dict[str, object] = {"file": image.file}
+    values: dict[str, object] = {}
     if image.image_id is not None:
         values["image_id"] = image.image_id
     if image.size is not None:
@@ -91,4 +92,4 @@ def _to_line(image: ImageProposals) -> str:
     if image.error is None or len(image):
         values["boxes"], values["scores"] = image.boxes.tolist(), image.to_scores().tolist()
         values |= {name: known.tolist() for name in ("logits", "levels") if (known := getattr(image, name)) is not None}
-    return json.dumps(values, allow_nan=False)
+    return make_line(image.file, values)
