@@ -54,7 +54,9 @@ def stop_after(steps):
 def test_learns_four_images_by_heart(tmp_path):
     records = make_records(tmp_path / "photos", 4)
     config = replace(SMALL, batch_norm="trained")  # as training from nothing needs
-    options = replace(QUICK, epochs=80, learning_rate=0.05, augment=AugmentOptions(flip=0), log_every=40)
+    options = replace(
+        QUICK, epochs=80, optimizer="adamw", learning_rate=0.003, augment=AugmentOptions(flip=0), log_every=40
+    )
     result = train(config, options, records, tmp_path / "run", validation=records)
     assert result.is_complete
     assert result.recall.recall_by_iou(100)[0] > 0.95  # at IoU 0.5
