@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,6 +26,20 @@ def test_crop_objects(tmp_path: Path, photos: list[Path]) -> None:
     lines = run("crop_objects.py", "--count", "3", "--out", tmp_path)
     assert lines == [f"{photo}: 3 crops in {tmp_path}" for photo in photos]
     assert len(list(tmp_path.glob("coffee-[123]-*.jpg"))) == 3
+
+
+def test_contact_sheet(tmp_path: Path, photos: list[Path]) -> None:
+    """512 x 512, 451 x 300 and 600 x 400 px: rows of 2.503 and 1.5 times their height."""
+    sheet = tmp_path / "new" / "sheet.jpg"
+    (line,) = run("contact_sheet.py", *photos[:3], "--width", "506", "--out", sheet)
+    # (506 - 6) / (1 + 451 / 300) = 199.7, 506 / 1.5 = 337.3, and 6 between
+    assert line == f"{sheet}: 3 photos, 506 x {200 + 6 + 337} px"
+    with Image.open(sheet) as picture:
+        assert picture.size == (506, 543)
+        pixels = np.asarray(picture)
+    assert pixels[202:204].mean() > 240
+    assert pixels[:198, 202:204].mean() > 240  # between 200 and 206
+    assert pixels[:198, [190, 215]].mean() < 200
 
 
 @pytest.mark.slow
