@@ -103,6 +103,7 @@ def test_article() -> None:
         (Config, {"separable_levels": (2,), "pyramid_norm": "batch"}, r"set pyramid_norm to 'none'"),
         (AnchorOptions, {"finest_level": 4}, r"finest_level = 4 must be 2 \(P2..P6\) or 3"),
         (LabelOptions, {"anchors_per_object": 0}, r"anchors_per_object = 0 must be at least 1"),
+        (SelectionOptions, {"decay_sigma": -1.0}, r"decay_sigma = -1.0 must be at least 0"),
         (TrainOptions, {"backbone_rate": -0.1}, r"backbone_rate = -0.1 must be at least 0"),
         (Config, {"class_order": "x"}, r"class_order = 'x' is none of 'object_first', 'object_last'"),
         (Config, {"delta_order": "x"}, r"delta_order = 'x' is none of 'xywh', 'yxhw'"),

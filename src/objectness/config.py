@@ -179,6 +179,9 @@ class SelectionOptions:
             (mmdetection).
         score_from: "own" anchor, or "nearest": the anchor most like the refined region (the article, step 5).
         across_levels: Regions of all levels suppress each other, rather than those of one level.
+        decay_sigma: The score of a proposal that overlaps a better one is multiplied by exp(-IoU^2 / `decay_sigma`),
+            the Gaussian of Soft-NMS (arXiv 1704.04503) in one pass: the first proposals then lie on different objects.
+            0 leaves the scores as they are.
     """
 
     per_level: int = 2000
@@ -190,12 +193,14 @@ class SelectionOptions:
     clamp: Clamp = "above"
     score_from: ScoreFrom = "own"
     across_levels: bool = False
+    decay_sigma: float = 0.0
 
     def __post_init__(self) -> None:
         _require_choice("score_from", self.score_from, ScoreFrom)
         _require_choice("clamp", self.clamp, Clamp)
         _require(0 <= self.min_visible <= 1, f"min_visible = {self.min_visible} is not in [0, 1]")
         _require(0 <= self.nms_iou <= 1, f"nms_iou = {self.nms_iou} is not in [0, 1]")
+        _require(0 <= self.decay_sigma < math.inf, f"decay_sigma = {self.decay_sigma} must be at least 0")
         _require(0 <= self.min_size < math.inf, f"min_size = {self.min_size} must be at least 0 px")
         _require(
             min(self.per_level, self.keep, self.keep_training) >= 1,
@@ -374,7 +379,7 @@ def _cspnet_fields() -> dict[str, Any]:
         "input": InputOptions(short_side=384, long_side=512, order="BGR"),
         "anchors": AnchorOptions(sizes=(20.0, 40.0, 80.0, 160.0, 320.0), ratios=(1.0,)),
         "labels": LabelOptions(assignment="aligned"),
-        "selection": SelectionOptions(per_level=1000, keep=1000, nms_iou=0.8, across_levels=True),
+        "selection": SelectionOptions(per_level=1000, keep=1000, nms_iou=0.85, across_levels=True, decay_sigma=1.0),
     }
 
 
@@ -419,7 +424,7 @@ class TrainOptions:
         precision: "auto" is bfloat16 where the device has instructions for it, else float32.
         seed: Of weights, order, augmentation and sampling.
         augment: How far a training image may differ from its photo.
-        weights: To start from: "imagenet", a backbone's file, or a network: "lite0", a checkpoint or a run folder.
+        weights: To start from: "imagenet", a backbone's file, or a network: "cspnet", a checkpoint or a run folder.
         num_workers: Processes that decode.
         cache: Keep the decoded set in "memory", or on the "device".
         log_every: Steps between lines of metrics.jsonl.

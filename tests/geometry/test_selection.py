@@ -11,7 +11,7 @@ from objectness.config import AnchorOptions, SelectionOptions
 from objectness.geometry import selection as selecting
 from objectness.geometry.anchors import find_nearest_anchors, make_anchors
 from objectness.geometry.boxes import compute_iou, decode_deltas, encode_deltas
-from objectness.geometry.selection import correct_border, fold_logits, select_proposals, suppress
+from objectness.geometry.selection import correct_border, decay_scores, fold_logits, select_proposals, suppress
 from objectness.structures import AnchorGrid, Output, Selection
 
 LEVELS = (2, 3, 4, 5, 6)
@@ -435,3 +435,43 @@ def test_selection_agrees_with_a_slow_pipeline() -> None:
     assert torch.equal(selection.levels, slow.levels)
     torch.testing.assert_close(selection.boxes, slow.boxes)
     assert len(selection.boxes) == 80
+
+
+def test_decay_by_hand() -> None:
+    # (0, 0, 10, 10) is best; (0, 0, 10, 5) has IoU 1/2 with it: 0.8 exp(-1/4 / 0.5) = 0.485; (50, 50, 60, 60) none
+    kept = make_selection([[0, 0, 10, 10], [0, 0, 10, 5], [50, 50, 60, 60]], [0.9, 0.8, 0.6])
+    options = SelectionOptions(decay_sigma=0.5, across_levels=True)
+    found = decay_scores(kept, options)
+    assert found.boxes.tolist() == [[0, 0, 10, 10], [50, 50, 60, 60], [0, 0, 10, 5]]
+    torch.testing.assert_close(found.logits.sigmoid(), torch.tensor([0.9, 0.6, 0.8 * math.exp(-0.5)]))
+    assert_same(decay_scores(kept, SelectionOptions()), kept)
+
+
+def test_decay_is_within_a_level_unless_levels_suppress_each_other() -> None:
+    kept = make_selection([[0, 0, 10, 10], [0, 0, 10, 5]], [0.9, 0.8], [2, 3])
+    assert_same(decay_scores(kept, SelectionOptions(decay_sigma=0.5)), kept)
+    assert decay_scores(kept, SelectionOptions(decay_sigma=0.5, across_levels=True)).logits[1] < kept.logits[1]
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_decay_agrees_with_a_loop(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    corners = torch.rand(count, 2, generator=generator) * 20
+    boxes = torch.cat([corners, corners + 5 + torch.rand(count, 2, generator=generator) * 20], dim=1)
+    logits = (torch.randn(count, generator=generator) * 4).sort(descending=True).values
+    kept = Selection(boxes, logits, torch.full((count,), 3))
+    expected = []
+    for i in range(count):
+        largest = max((compute_iou(boxes[j : j + 1], boxes[i : i + 1]).item() for j in range(i)), default=0.0)
+        expected.append(torch.sigmoid(logits[i].double()).item() * math.exp(-(largest**2) / 0.7))
+    found = decay_scores(kept, SelectionOptions(decay_sigma=0.7))
+    assert found.logits.sigmoid().tolist() == pytest.approx(sorted(expected, reverse=True), rel=1e-4)
+
+
+def test_decay_of_extreme_logits_gives_numbers() -> None:
+    kept = Selection(
+        torch.tensor([[0.0, 0, 10, 10]] * 4), torch.tensor([500.0, 90.0, 0.0, -500.0]), torch.full((4,), 2)
+    )
+    found = decay_scores(kept, SelectionOptions(decay_sigma=1.0)).logits
+    assert found.isfinite().all()
+    assert found.tolist() == pytest.approx([500, -math.log(math.e - 1), -math.log(2 * math.e - 1), -501])

@@ -180,6 +180,7 @@ MAPS = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=5, m
             "clamp": st.sampled_from(["above", "both"]),
             "score_from": st.sampled_from(["own", "nearest"]),
             "across_levels": st.booleans(),
+            "decay_sigma": st.sampled_from([0.0, 0.0, 1.0]),
         }
     ),
 )

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import BoxCoding, SelectionOptions
@@ -15,7 +16,7 @@ from ..kernels.cpu.selection import select
 from ..kernels.dispatch import take
 from ..structures import AnchorGrid, Output, Selection, flatten_map
 from .anchors import find_nearest_anchors
-from .boxes import BOX_CODERS, MAX_LOG_SCALE, clip_boxes, compute_iou_plain, compute_visible_shares
+from .boxes import BOX_CODERS, MAX_LOG_SCALE, clip_boxes, compute_iou, compute_iou_plain, compute_visible_shares
 from .nms import keep_greedily
 
 SUPPRESSION_BLOCK = 256  # boxes decided at a time; memory is this times the boxes kept
@@ -66,7 +67,7 @@ def select_proposals(
     """
     if box_coding != "deltas" or not take(*output.logits, *output.deltas, sizes):
         return select_proposals_plain(output, grid, sizes, options, keep=keep, box_coding=box_coding)
-    return select(
+    selections = select(
         output,
         [anchors[: deltas.shape[1] // 4] for anchors, deltas in zip(grid.levels, output.deltas, strict=True)],
         grid.strides,
@@ -76,6 +77,7 @@ def select_proposals(
         max_log_scale=MAX_LOG_SCALE,
         anchors=grid.options,
     )
+    return [decay_scores(each, options) for each in selections]
 
 
 def select_proposals_plain(
@@ -103,7 +105,8 @@ def select_proposals_plain(
         regions = _take_best_per_level(logits, codes, grid, options, box_coding)
         candidates = _sort_by_logit(correct_border(regions, size, options))
         most = options.keep if keep is None else keep
-        selections.append(suppress(candidates, options.nms_iou, most, across_levels=options.across_levels))
+        kept = suppress(candidates, options.nms_iou, most, across_levels=options.across_levels)
+        selections.append(decay_scores(kept, options, compute_iou_plain))
     return selections
 
 
@@ -154,6 +157,33 @@ def suppress(candidates: Selection, nms_iou: float, keep: int, *, across_levels:
         if len(kept) >= keep:
             break
     return _take_rows(candidates, kept[:keep])
+
+
+def decay_scores(
+    kept: Selection, options: SelectionOptions, measure: Callable[[Tensor, Tensor], Tensor] = compute_iou
+) -> Selection:
+    """Lower the score of each proposal by its largest IoU with a better one, and sort anew.
+
+    The score is multiplied by exp(-IoU^2 / `decay_sigma`). Levels count as in suppression. Source: the Gaussian of
+    Soft-NMS (arXiv 1704.04503), equation 2, for the largest IoU only, and for all proposals at once as in SOLOv2's
+    Matrix NMS (arXiv 2003.10152).
+
+    Args:
+        kept: sorted by falling logit.
+        options: `decay_sigma`, 0 for none, and `across_levels`.
+        measure: computes all IoUs of two lists of boxes.
+    """
+    if options.decay_sigma == 0:
+        return kept
+    ious = measure(kept.boxes, kept.boxes)  # (n, n), the better in rows
+    if not options.across_levels:
+        ious = ious * (kept.levels[:, None] == kept.levels)
+    largest = F.pad(ious, (0, 0, 1, 0)).triu(diagonal=0).amax(dim=0)  # (n,), the first row of zeros for the best
+    decay = largest.square() / options.decay_sigma
+    likely, unlikely = F.logsigmoid(kept.logits), F.logsigmoid(-kept.logits)
+    # of p = score x exp(-decay), log(p) - log(1 - p), where 1 - p = (1 - score) + score x (1 - exp(-decay))
+    lowered = likely - decay - torch.logaddexp(unlikely, likely + torch.log(-torch.expm1(-decay)))
+    return _sort_by_logit(kept._replace(logits=torch.where(decay > 0, lowered, kept.logits)))
 
 
 def _find_overlaps(boxes: Tensor, groups: Tensor, rows: Tensor, columns: Tensor, nms_iou: float) -> Tensor:
