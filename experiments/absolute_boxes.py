@@ -1,11 +1,11 @@
-"""The article's failed experiment: a network that says x, y, w, h outright instead of how to change its anchor.
+"""The article's failed experiment: a network that predicts x, y, w, h outright instead of changes to its anchor.
 
-    python experiments/absolute_boxes.py --weights resnet18.pth [--images 2000] [--photo examples/photos/coffee.jpg]
+    python experiments/absolute_boxes.py --start runs/nanodet [--images 1200] [--photo examples/photos/coffee.jpg]
 
 "The output of reg must not be x, y, w, h themselves!", the article warns: a 3x3 window of features hardly tells where
 in the photo it lies, while the anchor knows; such a network converges slowly and drifts to the middle of the image,
 where the loss is low whatever the object; and objects at the edge are not found at all. Here it is again,
-`box_coding="absolute"` beside "deltas" on the same budget, with numbers for what the article saw:
+`box_coding="absolute"` beside "deltas" on the same budget from the same trunk, with numbers for what the article saw:
 
   - recall;
   - how far from the middle the best 100 boxes are: the mean distance of their centres from the image's, in halves of
@@ -19,22 +19,22 @@ absolute ones on the left, deltas on the right.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from arms import ROOT, TOPS, Arm, make_parser, train_arm
 from numpy.typing import NDArray
 from PIL import Image
-from short_run import ROOT, TOPS, format_recall, parse_budget, read_validation, train_briefly
 
+import objectness
 from objectness.config import BoxCoding, Config
 from objectness.data.records import ImageRecord
 from objectness.evaluation.recall import compute_iou, measure_recall
 from objectness.predict import Proposer
 
 Floats = NDArray[np.float64]
-CODINGS: dict[str, BoxCoding] = {"default": "deltas", "absolute": "absolute"}  # run folders
+CODINGS: tuple[BoxCoding, ...] = ("deltas", "absolute")
 BEST = 100  # the article's picture has as many
 MARGIN = 0.1  # of the image's width and height
 FOUND_IOU = 0.5
@@ -42,23 +42,22 @@ FOUND_IOU = 0.5
 
 def main() -> None:
     """Train both, measure both, draw both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("Boxes outright instead of deltas: what goes wrong?")
     parser.add_argument("--photo", type=Path, default=ROOT / "examples" / "photos" / "coffee.jpg")
     parser.add_argument("--picture", type=Path, help="to be written; absolute-boxes.jpg in --runs by default")
     parser.add_argument("--boxes", type=int, default=50, help="to be drawn")
-    budget, args = parse_budget(parser)
-    validation = read_validation(budget)
+    args = parser.parse_args()
+    validation = objectness.read_dataset(args.val).records[: args.val_images or None]
     print(f"| boxes as | {' | '.join(f'AR@{top}' for top in TOPS)} | distance | found at border | elsewhere |")
     print(f"|---|{'--:|' * (len(TOPS) + 3)}")
     print(format_truth_row(validation))
     pictures: list[Image.Image] = []
-    for name, coding in CODINGS.items():
-        network = train_briefly(name, Config(**budget.network, box_coding=coding), budget)
-        proposer = Proposer(network, budget.device)
+    for coding in CODINGS:
+        arm = Arm(Config.cspnet(box_bins=0, box_coding=coding), start="trunk")
+        proposer = Proposer(train_arm(f"absolute-boxes-{coding}", arm, args, args.seeds[0]))
         print(format_row(coding, proposer, validation), flush=True)
         pictures.append(proposer.propose(args.photo).draw(max_boxes=args.boxes, labels=0))
-    path = args.picture or budget.runs / "absolute-boxes.jpg"
-    put_side_by_side(pictures[::-1]).save(path, quality=90)
+    put_side_by_side(pictures[::-1]).save(args.picture or args.runs / "absolute-boxes.jpg", quality=90)
 
 
 def format_truth_row(records: Sequence[ImageRecord]) -> str:
@@ -79,7 +78,8 @@ def format_row(coding: str, proposer: Proposer, records: Sequence[ImageRecord]) 
     found = np.concatenate([find_covered(*each) for each in zip(records, boxes, strict=True)])
     at_border = np.concatenate([find_at_border(get_objects(record), record) for record in records])
     shares = f"{found[at_border].mean():.3f} | {found[~at_border].mean():.3f}"
-    return f"| {coding} | {format_recall(report)} | {np.concatenate(distances).mean():.3f} | {shares} |"
+    recalls = " | ".join(f"{100 * report.average_recall(top):.1f}" for top in TOPS)
+    return f"| {coding} | {recalls} | {np.concatenate(distances).mean():.3f} | {shares} |"
 
 
 def get_objects(record: ImageRecord) -> Floats:

@@ -79,7 +79,7 @@ def run_question(name: str, question: str, arms: dict[str, Arm]) -> None:
         question: one sentence.
         arms: by what the table calls them.
     """
-    args = parse_arguments(question)
+    args = make_parser(question).parse_args()
     rows = []
     validation = objectness.read_dataset(args.val).records[: args.val_images or None]
     for title, arm in arms.items():
@@ -96,8 +96,8 @@ def run_question(name: str, question: str, arms: dict[str, Arm]) -> None:
     write_table(args.findings, name, question, f"{setting}. `{command}`", rows)
 
 
-def parse_arguments(question: str) -> argparse.Namespace:
-    """The budget, which is every arm's alike."""
+def make_parser(question: str) -> argparse.ArgumentParser:
+    """The budget, which is every arm's alike, as options of the command line."""
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--start", type=Path, required=True, help="a checkpoint of experiments/convert_nanodet.py")
     parser.add_argument("--images", type=int, default=1200, help="to train on, repeats counted")
@@ -108,7 +108,7 @@ def parse_arguments(question: str) -> argparse.Namespace:
     parser.add_argument("--val-images", type=int, default=100, help="to measure on, 0 for all")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "arms", help="where trained networks are kept")
     parser.add_argument("--findings", type=Path, default=ROOT / "docs" / "findings.md", help="where the table goes")
-    return parser.parse_args()
+    return parser
 
 
 def slug(title: str) -> str:

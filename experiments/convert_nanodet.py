@@ -117,16 +117,13 @@ class NanoDet(nn.Module):
         return Output((), tuple(logits), output.deltas)
 
 
-def check(network: RegionProposalNetwork, weights: dict[str, Tensor], data: Path) -> str:
-    """NanoDet's own recall through our modules."""
-    config = network.config
+def make_proposer(weights: dict[str, Tensor], side: int = 416) -> Proposer:
+    """NanoDet itself, through our modules, for photos whose longer side becomes `side` px."""
+    network = start_network(weights)
     selection = SelectionOptions(per_level=4000, keep=1000, nms_iou=0.6, across_levels=True)
-    own = RegionProposalNetwork(
-        replace(config, input=replace(config.input, short_side=416, long_side=416), selection=selection)
-    )
-    own.load_state_dict(network.state_dict())
-    proposer = Proposer(own, engine=NanoDet(own, weights))
-    return objectness.measure_proposer(proposer, objectness.read_dataset(data).records).table()
+    options = replace(network.config.input, short_side=side, long_side=side)
+    network.config = replace(network.config, input=options, selection=selection)
+    return Proposer(network, engine=NanoDet(network.optimized(), weights))
 
 
 def main() -> None:
@@ -148,7 +145,8 @@ def main() -> None:
         save_checkpoint(args.network, network.state_dict(), network.config)
         print(f"{args.network}: a network to start training from")
     if args.check:
-        print(check(network, weights, args.check))
+        records = objectness.read_dataset(args.check).records
+        print(objectness.measure_proposer(make_proposer(weights), records).table())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from objectness.config import Config, InputOptions
 
 if __name__ == "__main__":
     run_question(
-        "start",
+        "starts",
         "What should training start from?",
         {
             "NanoDet's trunk, neck and box layers": Arm(),
