@@ -462,8 +462,8 @@ def spawn() -> Iterator[Spawn]:
     """Start the command as a process, which is killed if it is still there at the end, or after five minutes."""
     started: list[tuple[subprocess.Popen[bytes], threading.Timer]] = []
 
-    def start(*words: object, **streams: object) -> subprocess.Popen[bytes]:
-        process: subprocess.Popen[bytes] = subprocess.Popen([*COMMAND, *map(str, words)], **streams)  # type: ignore
+    def start(*words: object, command: list[str] = COMMAND, **streams: object) -> subprocess.Popen[bytes]:
+        process: subprocess.Popen[bytes] = subprocess.Popen([*command, *map(str, words)], **streams)  # type: ignore
         timer = threading.Timer(300, process.kill)
         timer.start()
         started.append((process, timer))
@@ -504,6 +504,21 @@ def count_lines(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
+# The command, which touches a file when Ctrl-C has come through to Python, before anything happens about it.
+NOTICES = """
+import signal, sys
+from pathlib import Path
+
+def stop(number, frame):
+    Path({path!r}).touch()
+    signal.default_int_handler(number, frame)
+
+signal.signal(signal.SIGINT, stop)
+from objectness.cli import main
+main()
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are needed to stop a run at a known image")
 def test_a_stopped_run_goes_on_to_the_same_bytes(call: Call, spawn: Spawn, tiny: Path, tmp_path: Path) -> None:
@@ -514,9 +529,12 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(call: Call, spawn: Spawn, tiny:
     pipes = Pipes(files[1], files[3])
     words = ["propose", *files, "--weights", tiny, "--out", out]
 
-    process = spawn(*words, stderr=subprocess.PIPE)
+    noticed = tmp_path / "noticed"
+    command = [sys.executable, "-c", NOTICES.format(path=str(noticed))]
+    process = spawn(*words, command=command, stderr=subprocess.PIPE)
     wait_until(lambda: count_lines(out) == 1)
     process.send_signal(signal.SIGINT)
+    wait_until(noticed.exists)  # otherwise a busy machine could let the images go on first
     while process.poll() is None:
         pipes.release()
         time.sleep(0.02)

@@ -1,10 +1,8 @@
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,25 +90,29 @@ sys.path[:0] = {tests!r}
 from synthetic import SMALL, make_records
 from test_loop import QUICK
 from objectness.training.loop import train
-train(SMALL, QUICK, make_records(Path({photos!r}), 8), Path({run!r}), resume=True,
-      on_progress=lambda progress: print(progress.step, flush=True))
+
+def watch(progress):
+    print(progress.step, flush=True)
+    if progress.step == 4:
+        sys.stdin.read()  # wait to be killed, unless nobody keeps this open
+
+train(SMALL, QUICK, make_records(Path({photos!r}), 8), Path({run!r}), resume=True, on_progress=watch)
 """
 
 
 @pytest.mark.slow
 def test_survives_being_killed(tmp_path, records):
-    """SIGKILL at whatever the run is doing when its second line of progress appears, then on to the same weights."""
+    """SIGKILL after step 4, before its checkpoint is written, then on to the same weights."""
     run = tmp_path / "killed"
     code = KILLED.format(tests=TESTS, photos=str(tmp_path / "photos"), run=str(run))
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    process.stdout.readline()
-    process.stdout.readline()
-    time.sleep(0.05)  # into the writing of a checkpoint, or the next step
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    subprocess.run([sys.executable, "-c", code.replace(repr(str(run)), repr(str(tmp_path / "whole")))], check=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+        assert [process.stdout.readline() for _ in range(2)] == ["2\n", "4\n"]
+        process.kill()
+    assert process.returncode == -signal.SIGKILL  # it had not ended by itself
+    assert [line["step"] for line in read_metrics(run)] == [2, 4]
+    for each in (code, code.replace(repr(str(run)), repr(str(tmp_path / "whole")))):
+        subprocess.run([sys.executable, "-c", each], check=True, capture_output=True, stdin=subprocess.DEVNULL)
     assert read_weights(run) == read_weights(tmp_path / "whole")
     assert [line["step"] for line in read_metrics(run)] == [2, 4, 6]
 
@@ -160,9 +162,10 @@ def test_images_without_boxes_and_with_nothing_but_crowds(tmp_path, records):
 def test_a_loss_that_is_not_finite_names_step_and_images_and_saves_nothing(tmp_path, records):
     with pytest.raises(TrainingError, match=r"step \d+: the loss is not finite .* on .*\.png"):
         train(SMALL, replace(QUICK, learning_rate=1e20, clip_norm=0, warmup_steps=0), records, tmp_path)
-    saved = tmp_path / "last" / "model.safetensors"
-    if saved.exists():
-        assert all(tensor.isfinite().all() for tensor in load_network(tmp_path / "last").state_dict().values())
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("events")) == [
+        "metrics.jsonl",
+        "options.json",
+    ]
 
 
 def test_the_run_folder(tmp_path, records):
@@ -222,5 +225,13 @@ def test_trains_on_a_gpu_from_its_own_memory(tmp_path, records):
 
 
 def test_no_proposals_are_made_while_training(tmp_path, records, monkeypatch):
-    monkeypatch.setattr(RegionProposalNetwork, "propose", lambda *args, **kwargs: pytest.fail("nobody asked"))
-    train(SMALL, replace(QUICK, epochs=1), records, tmp_path)
+    """A step needs labels and losses only; selection, which measuring does, would be work for nothing."""
+    selected = []
+    select = RegionProposalNetwork.select
+    monkeypatch.setattr(
+        RegionProposalNetwork, "select", lambda *args, **kwargs: selected.append(1) or select(*args, **kwargs)
+    )
+    train(SMALL, replace(QUICK, epochs=1), records, tmp_path / "plain")
+    assert not selected
+    train(SMALL, replace(QUICK, epochs=1), records, tmp_path / "measured", validation=records[:2])
+    assert selected  # what is replaced here is what selects

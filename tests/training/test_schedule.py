@@ -4,7 +4,6 @@ import torch
 from objectness.config import Config, TrainOptions
 from objectness.network import RegionProposalNetwork
 from objectness.training.schedule import (
-    choose_precision,
     compute_learning_rate,
     make_optimizer,
     set_learning_rate,
@@ -29,11 +28,6 @@ def test_average_by_hand():
     torch.nn.init.constant_(current.weight, 3.0)
     update_average(average, current, 0.75)
     assert average.weight.item() == 1.5  # 0.75 * 1 + 0.25 * 3
-
-
-def test_precision():
-    assert choose_precision("float32", torch.device("cpu")) == "float32"
-    assert choose_precision("auto", torch.device("cpu")) in ("float32", "bfloat16")
 
 
 def test_the_backbone_learns_at_its_own_rate():
