@@ -168,6 +168,31 @@ def test_resizing_with_pillow_is_pillows(size: tuple[int, int]) -> None:
     assert np.array_equal(resized.permute(1, 2, 0).numpy(), expected)
 
 
+def test_resizing_as_opencv_in_numbers_that_it_gave() -> None:
+    """Source: OpenCV 4.10 and 5.0, INTER_LINEAR. Beyond the border it weighs the same row twice, each cut apart."""
+    image = torch.tensor([[59, 81], [222, 44]], dtype=torch.uint8).expand(3, 2, 2)
+    assert resize_image(image, (5, 4), "opencv")[1].tolist() == [
+        [59, 64, 75, 81],  # 64.5 and 75.5 cut: with the whole row's weight they would be 65 and 76
+        [75, 76, 77, 77],
+        [141, 121, 82, 63],
+        [206, 166, 87, 48],
+        [222, 177, 88, 44],
+    ]
+
+
+SIZES = [(1, 1), (2, 2), (7, 9), (1, 100), (100, 1), (64, 64), (375, 500)]
+
+
+@pytest.mark.parametrize("old", SIZES)
+def test_resizing_as_opencv_is_opencvs(old: tuple[int, int]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    pixels = np.random.default_rng(0).integers(0, 256, (*old, 3), dtype=np.uint8)
+    for new in (*SIZES, (13, 29), (66, 100), (5, 300), (300, 5), (800, 1067)):
+        expected = cv2.resize(pixels, new[::-1], interpolation=cv2.INTER_LINEAR)
+        resized = resize_image(torch.from_numpy(pixels).permute(2, 0, 1), new, "opencv")
+        assert np.array_equal(resized.permute(1, 2, 0).numpy(), expected), new
+
+
 def test_opencvs_whole_numbers_are_near_the_exact_ones() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     image = torch.from_numpy(pixels).permute(2, 0, 1)

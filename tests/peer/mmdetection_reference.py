@@ -163,12 +163,12 @@ def find_size(height: int, width: int, scale: tuple[int, int]) -> tuple[int, int
 def resize_as_opencv(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """OpenCV's INTER_LINEAR of uint8: weights of 11 bits, and what they leave is rounded in two steps.
 
-    Equal to OpenCV 5.0 at every value of four photos made smaller; made larger, one in 3,000 is one more or less.
+    Equal to OpenCV 4.10 and 5.0 at every value of images of 1 to 640 px made 1 to 1,067 px large.
     """
     if pixels.shape[:2] == (height, width):
         return pixels
-    left, right, left_weights, right_weights = _find_taps(pixels.shape[1], width)
-    top, bottom, top_weights, bottom_weights = _find_taps(pixels.shape[0], height)
+    left, right, left_weights, right_weights = _find_taps(pixels.shape[1], width, at_border=0)
+    top, bottom, top_weights, bottom_weights = _find_taps(pixels.shape[0], height, at_border=None)
     values = pixels.astype(np.int64)
     rows = values[:, left] * left_weights[None, :, None] + values[:, right] * right_weights[None, :, None]
     upper = (top_weights[:, None, None] * (rows[top] >> 4)) >> 16
@@ -176,15 +176,15 @@ def resize_as_opencv(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     return ((upper + lower + 2) >> 2).clip(0, 255).astype(np.uint8)
 
 
-def _find_taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Two neighbours of each new pixel along one axis, and their weights in 2048ths."""
+def _find_taps(old: int, new: int, at_border: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Two neighbours of each new pixel along one axis, and their weights in 2048ths (imgproc/src/resize.cpp)."""
     place = ((np.arange(new) + 0.5) * (1.0 / (new / old)) - 0.5).astype(np.float32)
     first = np.floor(place).astype(np.int64)
     share = (place - first).astype(np.float32)
-    share[(first < 0) | (first >= old - 1)] = 0
-    first = first.clip(0, old - 1)
+    if at_border is not None:
+        share[(first < 0) | (first >= old - 1)] = at_border
     weights = [np.rint(each * np.float32(2048)).astype(np.int64) for each in (np.float32(1) - share, share)]
-    return first, np.minimum(first + 1, old - 1), weights[0], weights[1]
+    return first.clip(0, old - 1), (first + 1).clip(0, old - 1), weights[0], weights[1]
 
 
 # The network

@@ -71,9 +71,13 @@ def _resize_with_pillow(image: Tensor, size: Size) -> Tensor:
 
 
 def _resize_as_opencv(image: Tensor, size: Size) -> Tensor:
-    """OpenCV's INTER_LINEAR of uint8: weights in 2048ths, across and then down, and the sums cut in two steps."""
-    left, right, of_left, of_right = _find_neighbours(image.shape[2], size[1], image.device)
-    top, bottom, of_top, of_bottom = _find_neighbours(image.shape[1], size[0], image.device)
+    """OpenCV's INTER_LINEAR of uint8: weights in 2048ths, across and then down, and the sums cut in two steps.
+
+    Beyond the first and the last pixel it takes the nearest one: across alone, down as both of two rows, whose halves
+    are cut apart, so that the sum may be one less than the pixel.
+    """
+    left, right, of_left, of_right = _find_neighbours(image.shape[2], size[1], image.device, halves_apart=False)
+    top, bottom, of_top, of_bottom = _find_neighbours(image.shape[1], size[0], image.device, halves_apart=True)
     values = image.int()
     across = values[:, :, left] * of_left + values[:, :, right] * of_right  # (3, h, width)
     upper = (of_top[:, None] * (across[:, top] >> 4)) >> 16
@@ -81,14 +85,25 @@ def _resize_as_opencv(image: Tensor, size: Size) -> Tensor:
     return ((upper + lower + 2) >> 2).clamp(0, 255).to(torch.uint8)
 
 
-def _find_neighbours(old: int, new: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The two old pixels around each new one along an axis, (new,) each, and their weights in 2048ths."""
+def _find_neighbours(
+    old: int, new: int, device: torch.device, *, halves_apart: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The two old pixels around each new one along an axis, (new,) each, and their weights in 2048ths.
+
+    Args:
+        old: pixels before.
+        new: pixels after.
+        device: of the tensors.
+        halves_apart: beyond the border, weigh the nearest pixel twice with what the two would have had.
+    """
     places = ((torch.arange(new, dtype=torch.float64, device=device) + 0.5) * (1 / (new / old)) - 0.5).float()
     first = places.floor()
-    share = torch.where((first < 0) | (first >= old - 1), 0.0, places - first)
-    before = first.long().clamp(0, old - 1)
+    share = places - first
+    if not halves_apart:
+        share = torch.where((first < 0) | (first >= old - 1), 0.0, share)
+    before, after = (each.clamp(0, old - 1) for each in (first.long(), first.long() + 1))
     weights = [(2048 * each).round().int() for each in (1 - share, share)]
-    return before, (before + 1).clamp(max=old - 1), weights[0], weights[1]
+    return before, after, weights[0], weights[1]
 
 
 def make_batch(images: Sequence[Tensor], options: InputOptions, pad_to: Size | None = None) -> Batch:
