@@ -310,8 +310,10 @@ def test_refused_settings(old: str, new: str, words: str) -> None:
 def test_a_size_that_must_be_exceeded() -> None:
     text = CONFIG.replace("min_bbox_size=0", "min_bbox_size=16")
     assert torch.tensor(convert(make_file(text)).config.selection.min_size) > 16
-    alone = convert(make_file(text.replace("'FasterRCNN'", "'RPN'")))
-    assert alone.notes == ("min_bbox_size = 16 is taken in the network's input, not in the original image",)
+    alone = CONFIG.replace("'FasterRCNN'", "'RPN'")
+    assert convert(make_file(alone)).config.selection.min_size == convert(make_file(CONFIG)).config.selection.min_size
+    message = refusal(make_file(alone.replace("min_bbox_size=0", "min_bbox_size=16")))
+    assert "test_cfg.rpn.min_bbox_size is 16, which an RPN of its own takes in the original image" in message
 
 
 def test_unknown_steps_are_named() -> None:

@@ -60,14 +60,13 @@ def read_settings(values: Mapping[str, Any], origin: str, *, has_bottlenecks: bo
         coder = find(model, "rpn_head.bbox_coder", {})
         _require(coder, "rpn_head.bbox_coder", {"type": ("", "DeltaXYWHBBoxCoder"), "clip_border": (True,)})
         _require(coder, "rpn_head.bbox_coder", {"add_ctr_clamp": (False,)})
-        selection, selection_notes = _read_selection(values, model)
         common = Settings(
             stride_in_1x1=_read_backbone(model) == "caffe" and has_bottlenecks,
             input=input_options,
             anchors=_read_anchors(find(model, "rpn_head", {})),
-            selection=selection,
+            selection=_read_selection(values, model),
             norm_eps=norm_eps,
-            notes=(*notes, *selection_notes),
+            notes=notes,
         )
         means, stds = (
             tuple(
@@ -174,7 +173,7 @@ def _read_anchors(head: Mapping[str, Any]) -> AnchorOptions:
     )
 
 
-def _read_selection(values: Mapping[str, Any], model: Mapping[str, Any]) -> tuple[SelectionOptions, tuple[str, ...]]:
+def _read_selection(values: Mapping[str, Any], model: Mapping[str, Any]) -> SelectionOptions:
     test = find(model, "test_cfg.rpn", None) or find(values, "test_cfg.rpn", {})
     training = find(model, "train_cfg.rpn_proposal", None) or find(values, "train_cfg.rpn_proposal", {})
     nms = test.get("nms", {"iou_threshold": test.get("nms_thr", 0.7)})
@@ -184,7 +183,11 @@ def _read_selection(values: Mapping[str, Any], model: Mapping[str, Any]) -> tupl
     if unusual:
         raise _Refusal(f"test_cfg.rpn.nms has {min(unusual)}")
     most, smallest = int(test.get("nms_pre", -1)), float(test.get("min_bbox_size", -1))
-    options = SelectionOptions(
+    if smallest > 0 and name_type(model) == "RPN":  # a two-stage detector takes it in the network's input, as ours does
+        raise _Refusal(
+            f"test_cfg.rpn.min_bbox_size is {smallest:g}, which an RPN of its own takes in the original image"
+        )
+    return SelectionOptions(
         per_level=most if most > 0 else EVERY_REGION,
         keep=_read_count(test, 1000),
         keep_training=_read_count(training, 1000),
@@ -192,9 +195,6 @@ def _read_selection(values: Mapping[str, Any], model: Mapping[str, Any]) -> tupl
         min_size=least_above(smallest) if smallest >= 0 else 0.0,
         clamp="both",
     )
-    if smallest > 0 and name_type(model) == "RPN":
-        return options, (f"min_bbox_size = {smallest:g} is taken in the network's input, not in the original image",)
-    return options, ()
 
 
 def _read_count(values: Mapping[str, Any], default: int) -> int:
