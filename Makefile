@@ -1,8 +1,9 @@
-# make demo    propose on the example photos and draw the best finds
-# make test    run all the tests
-# make check   formatting, lint and types
-# make bench   run the benchmarks, which write docs/benchmarks.md
-# make clean   remove what the others made, the virtual environment too
+# make demo         propose on the example photos and draw the best finds
+# make test         run all the tests
+# make test-fast    run those that are quick and need no other project, in two processes
+# make check        formatting, lint and types
+# make bench        run the benchmarks, which write docs/benchmarks.md
+# make clean        remove what the others made, the virtual environment too
 #
 # Each makes what it needs: a virtual environment in .venv with the versions of constraints.txt, installed again only
 # where pyproject.toml, constraints.txt or the C sources changed. PYTHON is the interpreter that it is made with.
@@ -13,7 +14,10 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PEER := ../shared/tools/install-peer-torchvision
 KERNELS := setup.py $(wildcard src/objectness/kernels/cpu/*.[ch])
 
-.PHONY: demo test check bench clean peer
+# Tests without kernels would skip what they are for, and pass. To run them so on purpose: make test OBJECTNESS_KERNELS=off
+test test-fast: export OBJECTNESS_KERNELS ?= require
+
+.PHONY: demo test test-fast check bench clean peer
 .NOTPARALLEL:
 
 demo: .venv/.demo-installed
@@ -22,8 +26,11 @@ demo: .venv/.demo-installed
 	@echo "demo/proposals.jsonl has all proposals as numbers, one line of JSON for each photo."
 
 test: .venv/.dev-installed peer
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=15
 	@echo "Lines that begin with SKIPPED, if there are any above, say which tests were left out and why."
+
+test-fast: .venv/.dev-installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" --ignore tests/peer --durations=15
 
 # torchvision, with which some tests and benchmarks compare, where the tool that installs it stands beside the checkout.
 peer: .venv/.dev-installed

@@ -91,7 +91,7 @@ def test_a_variant_beyond_the_processor(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("ask", [find_library, choose_variant, describe])
 def test_an_unknown_variant(ask: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT, "fast")
-    with pytest.raises(ConfigError, match="OBJECTNESS_KERNELS=fast is none of off, plain, avx2, avx512"):
+    with pytest.raises(ConfigError, match="OBJECTNESS_KERNELS=fast is none of off, require, plain, avx2, avx512"):
         ask()  # type: ignore[operator]
 
 
@@ -111,6 +111,19 @@ def test_none_was_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         "no kernel was built: there was no C compiler when the package was installed;"
         " everything takes the plain torch path"
     )
+
+
+def test_none_was_built_though_it_is_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a run of the tests without kernels would skip what it is for, and pass."""
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    monkeypatch.setenv(ENVIRONMENT, "require")
+    with pytest.raises(ConfigError, match=r"^OBJECTNESS_KERNELS=require: no kernel was built: there was no C compiler"):
+        find_library()
+    monkeypatch.undo()
+    monkeypatch.setenv(ENVIRONMENT, "require")
+    pretend_processor(monkeypatch, "avx2")
+    assert find_library() is not None
+    assert VARIANTS[choose_variant()] == "avx2"
 
 
 def test_a_file_that_is_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,7 @@ def stop_after(steps):
     return lambda: next(asked) >= steps
 
 
+@pytest.mark.slow
 def test_learns_four_images_by_heart(tmp_path):
     records = make_records(tmp_path / "photos", 4)
     config = replace(SMALL, batch_norm="trained")  # as training from nothing needs

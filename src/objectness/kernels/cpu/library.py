@@ -2,7 +2,8 @@
 
 The environment variable OBJECTNESS_KERNELS names what may run: "off" nothing, so that every call takes the plain torch
 path; "plain" ordinary C; "avx2" and "avx512" (x86-64 alone) loops compiled for these instructions. Without it the best
-that the processor has is taken. It is read at every call.
+that the processor has is taken, and so with "require", which refuses to go on without kernels. It is read at every
+call.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ...errors import ConfigError
 
 FOLDER = Path(__file__).parent
 ENVIRONMENT = "OBJECTNESS_KERNELS"
-OFF = "off"
+OFF, REQUIRE = "off", "require"
 VARIANTS = ("plain", "avx2", "avx512")  # in the order of native.h
 ABI = 4  # of native.h; a library with another one was built from other sources than these
 ERROR_MEMORY = -1  # of native.h
@@ -39,9 +40,15 @@ def find_library() -> ctypes.CDLL | None:
     """The kernels' library, or None where there is none or OBJECTNESS_KERNELS=off.
 
     Raises:
-        ConfigError: OBJECTNESS_KERNELS has an unknown value.
+        ConfigError: OBJECTNESS_KERNELS has an unknown value, or requires what is not there.
     """
-    return None if _read_environment() == OFF else _load(FOLDER).library
+    wanted = _read_environment()
+    if wanted == OFF:
+        return None
+    build = _load(FOLDER)
+    if build.library is None and wanted == REQUIRE:
+        raise ConfigError(f"{ENVIRONMENT}={REQUIRE}: {build.complaint}")
+    return build.library
 
 
 def choose_variant() -> int:
@@ -52,7 +59,7 @@ def choose_variant() -> int:
     """
     library, wanted = find_library(), _read_environment()
     best = 0 if library is None else int(library.objectness_best_variant())
-    if wanted is None or wanted == OFF:
+    if wanted in (None, OFF, REQUIRE):
         return best
     variant = VARIANTS.index(wanted)
     if variant > best:
@@ -143,8 +150,8 @@ def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
 
 def _read_environment() -> str | None:
     value = os.environ.get(ENVIRONMENT) or None
-    if value is not None and value not in (OFF, *VARIANTS):
-        raise ConfigError(f"{ENVIRONMENT}={value} is none of {', '.join((OFF, *VARIANTS))}")
+    if value is not None and value not in (OFF, REQUIRE, *VARIANTS):
+        raise ConfigError(f"{ENVIRONMENT}={value} is none of {', '.join((OFF, REQUIRE, *VARIANTS))}")
     return value
 
 
