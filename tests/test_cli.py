@@ -888,3 +888,16 @@ def test_export_without_its_packages(call: Call, tmp_path: Path, monkeypatch: py
     ended = call("export", "--to", "onnx", "--out", tmp_path / "a.onnx")
     assert "pip install 'objectness[export]'" in one_message(ended, 1)
     assert not (tmp_path / "a.onnx").exists()
+
+
+def test_doctor_names_the_engines_that_are_missing(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, expected in (
+        ({"ncnn", "pnnx"}, "ncnn, torch (fastest first); pip install 'objectness[export,openvino]' brings more"),
+        (
+            {"ncnn", "pnnx", "onnxruntime", "onnx", "onnxscript", "openvino"},
+            "ncnn, openvino, onnxruntime, torch (fastest first)",
+        ),
+    ):
+        monkeypatch.setattr("objectness.packages.find_spec", lambda name, there=there: name if name in there else None)
+        rows = dict(line.split(maxsplit=1) for line in call("doctor").out.splitlines())
+        assert rows["engines"] == expected

@@ -26,7 +26,6 @@ def doctor() -> int:
     from ..device import choose_device, computes_bfloat16
     from ..kernels.cpu.library import describe
     from ..runtimes.cache import find_cache_folder
-    from ..runtimes.engine import find_installed
 
     chosen = choose_device()
     rows = {
@@ -38,8 +37,7 @@ def doctor() -> int:
         else f"{chosen} has no instructions for it; float32 is faster",
         "device": _describe_device(chosen),
         "kernels": describe(),
-        "engines": f"{', '.join(find_installed())} (fastest first); others come with pip install 'objectness[ncnn]', "
-        f"[openvino] or [export]",
+        "engines": _describe_engines(),
         "conversions": str(find_cache_folder()),
         "packages": _list_versions(NEEDED),
         "optional": _list_versions(OPTIONAL) or "none",
@@ -48,6 +46,14 @@ def doctor() -> int:
     for name, text in rows.items():
         sys.stdout.write(f"{name:<{width}}  {text}\n")
     return 0
+
+
+def _describe_engines() -> str:
+    from ..runtimes.engine import EXTRAS, find_installed
+
+    found = find_installed()
+    missing = ",".join(extra for name, extra in EXTRAS.items() if name not in found)
+    return ", ".join(found) + " (fastest first)" + (missing and f"; pip install 'objectness[{missing}]' brings more")
 
 
 def _describe_device(device: object) -> str:
