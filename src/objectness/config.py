@@ -43,6 +43,7 @@ ARTICLE_MIN_VISIBLE = 0.9  # "correct those slightly over the border, delete mos
 REFERENCE_LEARNING_RATE, REFERENCE_BATCH = 0.02, 16  # FPN section 5.1
 ADAMW_LEARNING_RATE = 0.002  # for as many images a step
 MAX_AUGMENT_SCALE = 10.0  # a photo is enlarged as a whole before it is cropped
+MAX_RATE = 1e38
 MAX_EPOCHS, MAX_IMAGES_PER_STEP, MAX_SEED = 1_000_000, 65_536, 2**63 - 1  # beyond, steps cannot be counted or planned
 
 
@@ -431,6 +432,8 @@ class TrainOptions:
         checkpoint_every: Steps between checkpoints.
         validate_every: Steps between measurements of recall; 0 measures at the end alone.
         validate_images: Measure on the first so many; 0 takes all.
+        patience: End after so many measurements in a row without a higher AR@100; 0 trains to the end, which is the
+            default since recall often rises once more while the learning rate falls, and best/ keeps the best anyway.
     """
 
     epochs: float = 12.0
@@ -454,6 +457,7 @@ class TrainOptions:
     checkpoint_every: int = 200
     validate_every: int = 0
     validate_images: int = 0
+    patience: int = 0
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -469,12 +473,18 @@ class TrainOptions:
             value = values[name]
             _require(value is None or 0 < value < math.inf, f"{name} = {value} must be positive and finite")
         at_least_0 = ("weight_decay", "clip_norm", "backbone_rate", "warmup_steps", "num_workers")
-        for name in (*at_least_0, "validate_every", "validate_images"):
+        for name in (*at_least_0, "validate_every", "validate_images", "patience"):
             _require(0 <= values[name] < math.inf, f"{name} = {values[name]} must be at least 0 and finite")
         for name in ("ema", "momentum"):
             _require(0 <= values[name] < 1, f"{name} = {values[name]} is not in [0, 1)")
         for name, most in (("epochs", MAX_EPOCHS), ("images_per_step", MAX_IMAGES_PER_STEP), ("seed", MAX_SEED)):
             _require(0 <= values[name] <= most, f"{name} = {values[name]} is not in 0..{most:,}")
+        for name in ("learning_rate", "weight_decay"):
+            _require((values[name] or 0) <= MAX_RATE, f"{name} = {values[name]} is more than float32 can hold")
+        _require(
+            not self.patience or self.validate_every > 0,
+            f"patience = {self.patience} needs measurements while training; set validate_every",
+        )
 
     @property
     def peak_learning_rate(self) -> float:

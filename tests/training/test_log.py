@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 from synthetic import make_records
 
+from objectness.config import TrainOptions
 from objectness.errors import TrainingError
 from objectness.evaluation.recall import TOPS, measure_recall
 from objectness.evaluation.report import RecallReport
@@ -48,6 +49,15 @@ def test_a_line_for_each_progress(tmp_path: Path) -> None:
     assert "recall" not in first
 
 
+def test_a_line_has_what_is_known_and_not_the_time_left() -> None:
+    assert Progress(0, 9).to_line() == {"step": 0, "num_steps": 9}  # before the first step
+    full = make_progress(3, recall=measure_recall([], []), seconds_left=7.0).to_line()
+    assert list(full) == [
+        *("step", "num_steps", "objectness_loss", "box_loss", "positives_per_image", "images_per_second"),
+        *("learning_rate", "average_recall"),
+    ]
+
+
 def test_lines_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     write_run(tmp_path)
     with (tmp_path / METRICS_FILE).open("a") as file:
@@ -56,6 +66,35 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     log.write(make_progress(3))
     log.close()
     assert [line["step"] for line in read_lines(tmp_path)] == [2, 3]
+
+
+def test_strange_lines_are_passed_over(tmp_path: Path) -> None:
+    """One torn inside its recall ends with a brace, too."""
+    write_run(tmp_path)
+    strange = ["[]", "5", '{"a": 1}', '{"step": "x"}', "[" * 99_999, '{"step": 4, "average_recall": {"all": {"9": 0.5}']
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write("\n".join(strange))
+    RunLog(tmp_path, DESCRIPTION, 4).close()
+    assert [line["step"] for line in read_lines(tmp_path)] == [2, 4]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"config": 5, "train": {}}', '{"config": {}}', "[" * 99_999])
+def test_damaged_options_are_said(content: str, tmp_path: Path) -> None:
+    write_run(tmp_path)
+    (tmp_path / OPTIONS_FILE).write_text(content)
+    with pytest.raises(
+        TrainingError, match=r"options\.json: is damaged \(.*\); a run without it cannot go on"
+    ) as caught:
+        RunLog(tmp_path, DESCRIPTION, 4)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_that_an_earlier_version_lacked_are_defaults(tmp_path: Path) -> None:
+    write_run(tmp_path)  # whose description names few
+    for train in (TrainOptions(epochs=3.0), TrainOptions(epochs=3.0, patience=0)):
+        RunLog(tmp_path, {**DESCRIPTION, "train": train.to_dict()}, 2).close()
+    with pytest.raises(TrainingError, match="was trained with other options"):
+        RunLog(tmp_path, {**DESCRIPTION, "train": TrainOptions(epochs=3.0, seed=1).to_dict()}, 2)
 
 
 def test_other_options_are_refused(tmp_path: Path) -> None:
@@ -108,14 +147,15 @@ def test_the_curves_show_what_the_lines_say(tmp_path: Path) -> None:
 
     with mock.patch.object(figure_module.Figure, "savefig", keep):
         log = RunLog(tmp_path, DESCRIPTION, 0)
+        log.write(Progress(0, 6, recall=half_found(tmp_path)))  # which knows no loss
         log.write(make_progress(1))
         log.write(make_progress(2, recall=half_found(tmp_path)))
         log.close()
-    losses, recalls = drawn[0].axes
+    losses, recalls = drawn[1].axes
     values = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in losses.lines}
     assert values == {"objectness loss": ([1, 2], [0.5, 0.25]), "box loss": ([1, 2], [0.25, 0.25])}
     assert [line.get_label() for line in recalls.lines] == ["AR@10", "AR@100"]
-    assert (list(recalls.lines[0].get_xdata()), list(recalls.lines[0].get_ydata())) == ([2], [0.5])
+    assert (list(recalls.lines[0].get_xdata()), list(recalls.lines[0].get_ydata())) == ([0, 2], [0.5, 0.5])
 
 
 def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
@@ -123,6 +163,7 @@ def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = RunLog(tmp_path, DESCRIPTION, 0)
+    log.write(Progress(0, 6, recall=half_found(tmp_path)))
     log.write(make_progress(2))
     log.write(make_progress(4, recall=half_found(tmp_path)))
     log.close()
@@ -131,7 +172,7 @@ def test_tensorboard_has_the_same_numbers(tmp_path: Path) -> None:
     scalars = {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     assert scalars["train/objectness_loss"] == [(2, 0.25), (4, 0.125)]
     assert scalars["train/positives_per_image"] == [(2, 7.0), (4, 7.0)]
-    assert scalars["recall/AR@100"] == [(4, 0.5)]
+    assert scalars["recall/AR@100"] == [(0, 0.5), (4, 0.5)]
 
 
 def test_a_validation_without_objects(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What a training run leaves behind beside its checkpoints.
 
 options.json     what was asked for
-metrics.jsonl    a line every `log_every` steps, and one for each measurement of recall
+metrics.jsonl    a line every `log_every` steps and at each measurement of recall, never two of one step
 curves.png       losses and recall against steps, where matplotlib is installed
 events.*         the same for TensorBoard, where that is installed
 """
@@ -9,10 +9,12 @@ events.*         the same for TensorBoard, where that is installed
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import TrainingError
+from ..config import Config, TrainOptions
+from ..errors import ConfigError, TrainingError
 from ..evaluation.report import RecallReport
 from ..files import replace_file, write_text
 from ..packages import is_installed
@@ -24,16 +26,25 @@ OPTIONS_FILE, METRICS_FILE, CURVES_FILE = "options.json", "metrics.jsonl", "curv
 
 
 class Progress(NamedTuple):
-    """What a watcher of the run is told, after every `log_every` steps and every validation."""
+    """What a watcher of the run is told; before the first step of a leg only the step is known, and the recall."""
 
     step: int
     num_steps: int
-    objectness_loss: float
-    box_loss: float
-    positives_per_image: float
-    images_per_second: float
-    learning_rate: float
+    objectness_loss: float = math.nan  # mean since the last line of the log, as the others
+    box_loss: float = math.nan
+    positives_per_image: float = math.nan
+    images_per_second: float = math.nan
+    learning_rate: float = math.nan
     recall: RecallReport | None = None
+    seconds_left: float = math.nan  # of steps and measurements, as long as those of this leg took
+
+    def to_line(self) -> dict[str, Any]:
+        """What is logged, as JSON has it: all that is known but the time left."""
+        values = {name: value for name, value in self._asdict().items() if name not in ("recall", "seconds_left")}
+        line = {name: value for name, value in values.items() if not math.isnan(value)}
+        if self.recall is not None:
+            line["average_recall"] = self.recall.to_dict()["average_recall"]
+        return line
 
 
 class RunLog:
@@ -45,7 +56,7 @@ class RunLog:
         step: lines of later steps, written by a leg that was killed before its next checkpoint, are dropped.
 
     Raises:
-        TrainingError: the folder holds another run, or a run that would be overwritten.
+        TrainingError: the folder holds another run, or one whose options cannot be read.
     """
 
     def __init__(self, run_dir: Path, description: dict[str, Any], step: int):
@@ -56,15 +67,13 @@ class RunLog:
             raise TrainingError(f"{run_dir}: was trained with other options (see {options}); resume with the same ones")
         run_dir.mkdir(parents=True, exist_ok=True)
         write_text(options, json.dumps(description, indent=2) + "\n")
-        self.lines = [line for line in self._read_lines() if line["step"] <= step] if step else []
+        self.lines = _read_lines(self.path, step) if step else []
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in self.lines))
         self.board = _open_board(run_dir, step)
 
     def write(self, progress: Progress) -> None:
         """Add a line; draw the curves anew after each measurement of recall."""
-        line = {name: value for name, value in progress._asdict().items() if value is not None and name != "recall"}
-        if progress.recall is not None:
-            line["average_recall"] = progress.recall.to_dict()["average_recall"]
+        line = progress.to_line()
         self.lines.append(line)
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -77,11 +86,6 @@ class RunLog:
         """Let go of the TensorBoard file."""
         if self.board is not None:
             self.board.close()
-
-    def _read_lines(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        return [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]  # a torn one not
 
 
 def check_unused(run_dir: Path) -> None:
@@ -106,7 +110,8 @@ def draw_curves(lines: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, recalls = figure.subplots(1, 2)
     for name in ("objectness_loss", "box_loss"):
-        losses.plot([line["step"] for line in lines], [line[name] for line in lines], label=name.replace("_", " "))
+        told = [(line["step"], line[name]) for line in lines if name in line]
+        losses.plot(*zip(*told, strict=True) if told else ((), ()), label=name.replace("_", " "))
     losses.set(xlabel="step", ylabel="loss", ylim=(0, None), title="training loss")
     measured = [line for line in lines if "average_recall" in line]
     for top in measured[-1]["average_recall"]["all"] if measured else ():
@@ -122,7 +127,37 @@ def draw_curves(lines: list[dict[str, Any]], path: Path) -> None:
 
 
 def _differs(options: Path, description: dict[str, Any]) -> bool:
-    return options.exists() and json.loads(options.read_text()) != json.loads(json.dumps(description))
+    """Whether a run was asked for something else."""
+    if not options.exists():
+        return False
+    try:
+        stored = _fill(json.loads(options.read_text(encoding="utf-8")))
+    except (ValueError, LookupError, TypeError, RecursionError, ConfigError) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else error
+        raise TrainingError(
+            f"{options}: is damaged ({reason}); a run without it cannot go on, start another"
+        ) from error
+    return stored != _fill(description)
+
+
+def _fill(description: dict[str, Any]) -> dict[str, Any]:
+    """A description with what earlier versions have no field for, which they did as is the default, in JSON's types."""
+    config, train = Config.from_dict(description["config"]), TrainOptions.from_dict(description["train"])
+    filled = {**description, "config": config.to_dict(), "train": train.to_dict()}
+    return dict(json.loads(json.dumps(filled)))
+
+
+def _read_lines(path: Path, last_step: int) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl up to a step; one that was torn by a kill is passed over."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int) and line["step"] <= last_step:
+            lines.append(line)
+    return lines
 
 
 def _open_board(run_dir: Path, step: int) -> SummaryWriter | None:
@@ -135,7 +170,8 @@ def _open_board(run_dir: Path, step: int) -> SummaryWriter | None:
 
 def _write_board(board: SummaryWriter, line: dict[str, Any]) -> None:
     for name in ("objectness_loss", "box_loss", "positives_per_image", "images_per_second", "learning_rate"):
-        board.add_scalar(f"train/{name}", line[name], line["step"])
+        if name in line:
+            board.add_scalar(f"train/{name}", line[name], line["step"])
     for top, value in line.get("average_recall", {"all": {}})["all"].items():
         if value is not None:  # nothing to find
             board.add_scalar(f"recall/AR@{top}", value, line["step"])

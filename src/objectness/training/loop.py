@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..config import Config, TrainOptions
 from ..data.records import ImageRecord
-from ..errors import ConfigError, TrainingError
+from ..errors import CheckpointError, ConfigError, TrainingError
 from ..evaluation.measure import measure_network
 from ..evaluation.report import RecallReport
 from ..files import PREVIOUS
@@ -47,6 +47,8 @@ from .log import Progress, RunLog, check_unused
 from .schedule import choose_precision, compute_learning_rate, make_optimizer, set_learning_rate, update_average
 
 NUM_PICTURES = 4  # of each measurement
+SECONDS_BETWEEN_LOOKS = 0.2
+LOWER_RATE = "lower the learning rate; resuming goes on from the last checkpoint"
 
 
 class Result(NamedTuple):
@@ -55,11 +57,12 @@ class Result(NamedTuple):
     step: int
     num_steps: int
     recall: RecallReport | None
+    lost_patience: bool = False
 
     @property
     def is_complete(self) -> bool:
-        """False where it was stopped early and can go on."""
-        return self.step >= self.num_steps
+        """False if it was stopped and can go on."""
+        return self.lost_patience or self.step >= self.num_steps
 
 
 def train(
@@ -74,6 +77,7 @@ def train(
     resume: bool = False,
     start: Source | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_step: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Train a network, alone or as one of several processes that torchrun started.
@@ -88,11 +92,14 @@ def train(
         device: where to compute.
         resume: go on from the run folder's last checkpoint, or start where there is none.
         start: `options.weights`, if the caller has classified them already, so that a file is read only once.
-        on_progress: called in the first process.
+        on_progress: called in the first process with every line of the log: after every `log_every` steps, and with
+            each measurement of recall, the first of which is made before the first step.
+        on_step: called in the first process when the steps begin, and after every step, but at most five times a
+            second.
         should_stop: asked after every step; when it says so a checkpoint is written and the call returns.
 
     Returns:
-        The step reached, and the last measured recall.
+        The step reached, the last recall that this call measured, and whether `patience` ended the run.
 
     Raises:
         TrainingError: a loss that is not finite, or a run folder that holds another run.
@@ -107,13 +114,13 @@ def train(
     data = {**(sources or {}), "num_images": len(records)}
     description = {"config": config.to_dict(), "train": options.to_dict(), "data": data}
     log = RunLog(run_dir, description, run.step) if run.is_first else None
-    for progress in run.advance(should_stop):
+    for progress in run.advance(should_stop, on_step):
         if log is not None:
             log.write(progress)
             on_progress(progress)
     if log is not None:
         log.close()
-    return Result(run.step, run.num_steps, run.recall)
+    return Result(run.step, run.num_steps, run.recall, run.has_lost_patience)
 
 
 class _Run:
@@ -135,6 +142,8 @@ class _Run:
         self.rank, self.num_ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self.is_first = self.rank == 0
         self.step, self.best_recall = 0, -math.inf
+        self.measured_step = -1  # of the last measurement of recall
+        self.num_misses = 0  # measurements in a row that were not the best
         self.recall: RecallReport | None = None
 
         torch.manual_seed(options.seed)
@@ -166,29 +175,62 @@ class _Run:
             1, math.ceil(options.epochs * self.training_set.steps_per_epoch - 1e-6)
         )  # 2.2 x 100 is 220
 
-    def advance(self, should_stop: Callable[[], bool]) -> Iterator[Progress]:
-        """Train to the end, or until told to stop; a checkpoint is written at either."""
+    @property
+    def has_lost_patience(self) -> bool:
+        """Whether so many measurements in a row brought nothing that the run ends."""
+        return 0 < self.options.patience <= self.num_misses
+
+    def advance(self, should_stop: Callable[[], bool], on_step: Callable[[Progress], None]) -> Iterator[Progress]:
+        """Train to the end, or until told to stop; a checkpoint is written at either. Yields what is to be logged."""
+        if self.has_lost_patience:  # before it was stopped, or after the last step
+            return
         options = self.options
+        watch = _Watch(on_step if self.is_first else lambda progress: None)
+        watch.show(Progress(self.step, self.num_steps))
+        if self._is_due() and self.measured_step < self.step:
+            yield from self._measure(Progress(self.step, self.num_steps), watch)
+            self._draw()
         workers = 0 if options.cache == "device" else options.num_workers  # a worker cannot reach the device
         window = _Window()
+        watch.start_step()
         for examples in iterate_steps(self.training_set, self.step, self.num_steps, workers):
             window.add(self._take_step(examples), examples)
             self.step += 1
+            watch.count_step()
+            if watch.is_time:
+                watch.show(self._estimate(window.summarise(self), watch))
             stopping = self._agree(should_stop())
-            complete = self.step == self.num_steps
-            save = stopping or complete or self.step % options.checkpoint_every == 0
-            validate = complete or (options.validate_every > 0 and self.step % options.validate_every == 0)
+            save = stopping or self.step == self.num_steps or self.step % options.checkpoint_every == 0
+            validate = self._is_due()
             if save or validate or self.step % options.log_every == 0:
-                progress = window.summarise(self)  # before saving: it raises where a loss is not finite
-                yield progress
-                window = _Window()
-            if validate and self.validation and self.is_first:
-                yield self._validate(progress)
-                window = _Window()  # its clock must not count the validation
-            if save:
+                window.check(self)  # before saving: a loss that is not finite must not be
+                progress = self._estimate(window.summarise(self), watch)
+                if validate:
+                    yield from self._measure(progress, watch)
+                else:
+                    yield progress
+                window = _Window()  # its clock must not count the measurement
+            ended = validate and self._agree(self.has_lost_patience)
+            if save or ended:
                 self._save("last")
-            if stopping:
+            if validate:
+                self._draw()
+            watch.start_step()
+            if stopping or ended:
                 return
+
+    def _is_due(self) -> bool:
+        """Whether recall is to be measured at this step: first and last, and every `validate_every`."""
+        every = self.options.validate_every
+        due = self.step in (0, self.num_steps) or (every > 0 and self.step % every == 0)
+        return due and len(self.validation) > 0
+
+    def _estimate(self, progress: Progress, watch: _Watch) -> Progress:
+        """Add the time that is left."""
+        every = self.options.validate_every
+        measurements = 1 + ((self.num_steps - 1) // every - self.step // every if every else 0)
+        left = watch.estimate(self.num_steps - self.step, measurements if self.validation else 0)
+        return progress._replace(seconds_left=left)
 
     def _take_step(self, examples: Examples) -> Tensor:
         """One step of the optimiser; returns (4,): what `LossSums` has, of all processes together."""
@@ -211,40 +253,73 @@ class _Run:
             update_average(self.ema, self.network, min(self.options.ema, (1 + self.step) / (10 + self.step)))
         return totals
 
-    def _validate(self, progress: Progress) -> Progress:
-        """Measure recall, draw a few pictures, and keep the weights if they are the best so far."""
-        network = self.ema or self.network
-        self.recall = measure_network(network, self.validation)
-        draw_pictures(network, self.validation[:NUM_PICTURES], self.run_dir / "pictures", f"{self.step:06d}")
-        self.network.train()
+    def _measure(self, progress: Progress, watch: _Watch) -> Iterator[Progress]:
+        """Measure recall in the first process, and keep the weights if they are the best so far."""
+        if not self.is_first:
+            return
+        started = time.perf_counter()
+        try:
+            self.recall = measure_network(self.ema or self.network, self.validation)
+        except Exception:  # a photo that is gone: what was learnt is kept, and measured when the run goes on
+            if self.step:
+                self._save("last")
+            raise
+        finally:
+            self.network.train()
+        self.measured_step = self.step
         measured = self.recall.average_recall(100)
         if measured > self.best_recall:
-            self.best_recall = measured
+            self.best_recall, self.num_misses = measured, 0
             self._save("best")
-        return progress._replace(recall=self.recall)
+        elif not math.isnan(measured):  # there are boxes to be found
+            self.num_misses += 1
+        watch.measuring = time.perf_counter() - started
+        yield progress._replace(recall=self.recall)
+
+    def _draw(self) -> None:
+        """Draw a few pictures; the checkpoint is written by now, should that fail."""
+        if self.is_first:
+            network, photos = self.ema or self.network, self.validation[:NUM_PICTURES]
+            draw_pictures(network, photos, self.run_dir / "pictures", f"{self.step:06d}")
+            self.network.train()
 
     def _save(self, name: str) -> None:
         if not self.is_first:
             return
         network = self.ema or self.network
+        if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+            raise TrainingError(f"step {self.step - 1}: the weights are not finite; {LOWER_RATE}")
         training = None
         if name == "last":
             training = {
                 "step": self.step,
                 "best_recall": self.best_recall,
+                "measured_step": self.measured_step,
+                "num_misses": self.num_misses,
                 "network": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
             }
         save_checkpoint(self.run_dir / name, network.state_dict(), self.config, training)
 
     def _restore(self, folder: Path) -> None:
-        """Go on from a checkpoint."""
-        training = read_torch_file(folder / TRAINING_FILE)
-        load_state(self.network, training["network"], str(folder / TRAINING_FILE))
+        """Go on from a checkpoint.
+
+        Raises:
+            CheckpointError: it is damaged, or of another training.
+        """
+        file = folder / TRAINING_FILE
+        training = read_torch_file(file)
         if self.ema is not None:
             load_state(self.ema, read_safetensors(folder / MODEL_FILE), str(folder / MODEL_FILE))
-        self.optimizer.load_state_dict(training["optimizer"])
-        self.step, self.best_recall = training["step"], training["best_recall"]
+        try:
+            load_state(self.network, training["network"], str(file))
+            self.optimizer.load_state_dict(training["optimizer"])
+            self.step, self.best_recall = int(training["step"]), float(training["best_recall"])
+            self.measured_step = int(training.get("measured_step", self.step))  # earlier versions say neither
+            self.num_misses = int(training.get("num_misses", 0))
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            reason = f"there is no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+            raise CheckpointError(f"{file}: is not a state of this training ({reason}); start another run") from error
 
     def _agree(self, stop: bool) -> bool:
         """True in every process as soon as one wants to stop."""
@@ -267,22 +342,24 @@ class _Window:
         self.totals.append(totals)
         self.files.append(examples.files)
 
-    def summarise(self, run: _Run) -> Progress:
-        """Means over the window.
+    def check(self, run: _Run) -> None:
+        """See that losses are finite.
 
         Raises:
-            TrainingError: a loss is not finite; the message has the step, the parts and the images.
+            TrainingError: one is not; the message has the step, the parts and the images.
         """
         first_step = run.step - len(self.totals)
-        rows = torch.stack(self.totals).tolist()  # waits for the device
-        for i, (objectness, box, _, _) in enumerate(rows):
+        for i, (objectness, box, _, _) in enumerate(torch.stack(self.totals).tolist()):  # waits for the device
             if not math.isfinite(objectness + box):
                 raise TrainingError(
                     f"step {first_step + i}: the loss is not finite (sums: objectness {objectness:.3g}, box {box:.3g}) "
-                    f"on {', '.join(self.files[i])}; lower the learning rate, or look at the boxes of these images. "
-                    f"--resume goes on from the last checkpoint"
+                    f"on {', '.join(self.files[i])}; look at the boxes of these images, or {LOWER_RATE}"
                 )
-        images = len(rows) * run.options.images_per_step
+
+    def summarise(self, run: _Run) -> Progress:
+        """Means over the window."""
+        images = len(self.totals) * run.options.images_per_step
+        rows = torch.stack(self.totals).tolist()
         objectness, box, normaliser, num_positive = (sum(column) for column in zip(*rows, strict=True))
         return Progress(
             step=run.step,
@@ -293,6 +370,48 @@ class _Window:
             images_per_second=images / (time.perf_counter() - self.started),
             learning_rate=compute_learning_rate(run.step - 1, run.num_steps, run.options),
         )
+
+
+class _Watch:
+    """How long steps and measurements take, and when to show the run to whoever watches it.
+
+    The first step of a leg counts only until there is a second: it waits for workers, and for what is compiled.
+    """
+
+    def __init__(self, show: Callable[[Progress], None]) -> None:
+        self._show = show
+        self._shown = -math.inf
+        self._started = time.perf_counter()
+        self._num_steps, self._first, self._others = 0, 0.0, 0.0  # seconds of the first step, and of all others
+        self.measuring = 0.0  # seconds of the last measurement
+
+    @property
+    def is_time(self) -> bool:
+        """Whether the run was not shown for a while."""
+        return time.perf_counter() - self._shown >= SECONDS_BETWEEN_LOOKS
+
+    def show(self, progress: Progress) -> None:
+        """Show the run."""
+        self._shown = time.perf_counter()
+        self._show(progress)
+
+    def start_step(self) -> None:
+        """Begin to time a step."""
+        self._started = time.perf_counter()
+
+    def count_step(self) -> None:
+        """Count a step that is done."""
+        seconds = time.perf_counter() - self._started
+        if self._num_steps == 0:
+            self._first = seconds
+        else:
+            self._others += seconds
+        self._num_steps += 1
+
+    def estimate(self, num_steps: int, num_measurements: int) -> float:
+        """Seconds that so many steps and measurements will take."""
+        step = self._others / (self._num_steps - 1) if self._num_steps > 1 else self._first
+        return num_steps * step + num_measurements * self.measuring
 
 
 def find_last(run_dir: Path) -> Path | None:
