@@ -124,6 +124,30 @@ def test_the_same_proposals(tmp_path: Path, options: SelectionOptions) -> None:
     assert check_all(make_maps(3), make_config(options), tmp_path) >= 90
 
 
+@pytest.mark.parametrize("decay_sigma", [0.3, 1.0])
+def test_decayed_scores(tmp_path: Path, decay_sigma: float) -> None:
+    """The same to rounding, so that near ties may change places; beyond the proposals still nothing."""
+    config = make_config(SelectionOptions(per_level=100, keep=150, nms_iou=0.9, decay_sigma=decay_sigma))
+    maps = make_maps(3)
+    found = run_onnx(maps, config, tmp_path, SIZES)
+    for mine, theirs in zip(split(found), select(maps, config, SIZES), strict=True):
+        torch.testing.assert_close(mine.logits, theirs.logits, atol=1e-4, rtol=1e-4)
+        assert len(mine.boxes) == 150
+        same = (mine.boxes - theirs.boxes).abs().amax(dim=1) < 1e-3
+        assert same.float().mean() > 0.98
+    assert (found["scores"] - found["logits"].sigmoid()).abs().max() < 1e-5
+
+
+def test_decayed_scores_of_fewer_proposals_than_wanted(tmp_path: Path) -> None:
+    config = make_config(SelectionOptions(per_level=5, keep=100, decay_sigma=1.0))
+    maps = make_maps(2)
+    found = run_onnx(maps, config, tmp_path, SIZES[:2])
+    for mine, theirs in zip(split(found), select(maps, config, SIZES[:2]), strict=True):
+        assert 0 < len(mine.boxes) < 100
+        torch.testing.assert_close(mine.logits, theirs.logits, atol=1e-4, rtol=1e-4)
+    assert found["logits"][:, -1].tolist() == [-torch.inf] * 2
+
+
 @pytest.mark.parametrize("clamp", ["above", "both"])
 def test_boxes_that_grow_or_shrink_beyond_measure(tmp_path: Path, clamp: str) -> None:
     config = make_config(SelectionOptions(clamp=clamp, min_size=0.1))  # type: ignore[arg-type]

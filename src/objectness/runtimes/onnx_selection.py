@@ -57,7 +57,7 @@ def append_selection(model: Any, config: Config) -> None:
     )  # (N, R, 4), (N, R), (R,)
     boxes, logits = _correct_border(graph, boxes, logits, options)
     kept = _suppress(graph, boxes, logits, level_of, options)
-    _put_out(graph, boxes, kept, level_of, options.keep)
+    _put_out(graph, boxes, kept, level_of, options)
 
 
 class Graph:
@@ -208,11 +208,50 @@ def _suppress(graph: Graph, boxes: str, logits: str, level_of: str, options: Sel
     return graph.add("ScatterND", nothing, places, graph.add("GatherND", logits, places))
 
 
-def _put_out(graph: Graph, boxes: str, kept: str, level_of: str, keep: int) -> None:
+def _decay_scores(graph: Graph, boxes: str, logits: str, levels: str, options: SelectionOptions) -> str:
+    """Logits (N, c), sorted ones lowered as `selection.decay_scores` does; boxes (N, c, 4), levels (N, c)."""
+    corners = []
+    for axis in (2, 1):  # (N, c, 1, 4) and (N, 1, c, 4)
+        corners.append(_split(graph, graph.add("Unsqueeze", boxes, graph.constant([axis], np.int64))))
+    (low, high), (other_low, other_high) = corners
+    sizes = graph.add("Sub", graph.add("Min", high, other_high), graph.add("Max", low, other_low))
+    common = graph.add(
+        "ReduceProd", graph.add("Max", sizes, graph.constant(0.0)), graph.constant([-1], np.int64), keepdims=0
+    )
+    areas = _measure_areas(graph, boxes)  # (N, c)
+    column, row = (graph.add("Unsqueeze", areas, graph.constant([axis], np.int64)) for axis in (2, 1))
+    union = graph.add("Sub", graph.add("Add", column, row), common)
+    ious = graph.add(
+        "Div", common, graph.add("Max", union, graph.constant(float(np.finfo(np.float32).tiny)))
+    )  # (N, c, c)
+    if not options.across_levels:
+        column, row = (graph.add("Unsqueeze", levels, graph.constant([axis], np.int64)) for axis in (2, 1))
+        ious = graph.add("Mul", ious, graph.add("Cast", graph.add("Equal", column, row), to=TensorProto.FLOAT))
+    better = graph.add("Trilu", ious, graph.constant(1, np.int64), upper=1)  # of the better in rows
+    largest = graph.add("ReduceMax", better, graph.constant([1], np.int64), keepdims=0)  # (N, c)
+    decay = graph.add("Div", graph.add("Mul", largest, largest), graph.constant(options.decay_sigma))
+    likely = graph.add("Neg", graph.add("Softplus", graph.add("Neg", logits)))
+    unlikely = graph.add("Neg", graph.add("Softplus", logits))
+    lost = graph.add("Sub", graph.constant(1.0), graph.add("Exp", graph.add("Neg", decay)))
+    other = graph.add("Add", likely, graph.add("Log", lost))
+    larger = graph.add("Max", unlikely, other)
+    terms = [graph.add("Exp", graph.add("Sub", each, larger)) for each in (unlikely, other)]
+    against = graph.add("Add", larger, graph.add("Log", graph.add("Add", *terms)))  # log(1 - p)
+    lowered = graph.add("Sub", graph.add("Sub", likely, decay), against)
+    return graph.add("Where", graph.add("Greater", decay, graph.constant(0.0)), lowered, logits)
+
+
+def _put_out(graph: Graph, boxes: str, kept: str, level_of: str, options: SelectionOptions) -> None:
     """Sort what was kept, cut it at `keep` or fill it up to that, and make it the graph's outputs."""
+    keep = options.keep
     wanted = graph.constant([keep], np.int64)
     count = graph.add("Min", graph.read_size(kept, 1), wanted)
     logits, rows = graph.add_many("TopK", [kept, count], 2, axis=1)  # (N, count)
+    if options.decay_sigma > 0:
+        levels = graph.add("Gather", level_of, rows)
+        lowered = _decay_scores(graph, _take_rows(graph, boxes, rows), logits, levels, options)
+        logits, order = graph.add_many("TopK", [lowered, count], 2, axis=1)
+        rows = graph.add("GatherElements", rows, order, axis=1)
     valid = graph.add("Greater", logits, graph.constant(-np.inf))
     valid_boxes = graph.add("Unsqueeze", valid, graph.constant([-1], np.int64))  # (N, count, 1)
     found = {
