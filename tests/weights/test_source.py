@@ -52,7 +52,7 @@ def test_classify(detector: Path, classifier: Path, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     save_checkpoint(tmp_path / "ours", {"a": torch.zeros(1)}, Config())
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
-    for source, expected in [
+    cases: list[tuple[str | Path, str]] = [
         ("imagenet", "imagenet"),
         ("timm/resnet50.a1_in1k", "timm"),
         ("hf-hub:timm/resnet50.a1_in1k", "timm"),
@@ -65,7 +65,8 @@ def test_classify(detector: Path, classifier: Path, tmp_path: Path, monkeypatch:
         (tmp_path / "nowhere.pth", "own"),
         ("lite0", "own"),
         ("somebody/boxes", "hub"),
-    ]:
+    ]
+    for source, expected in cases:
         assert classify(source).kind == expected, source
 
 
