@@ -79,6 +79,11 @@ def train_with(changes: dict[str, object] | None = None) -> list[object]:
     return [word for pair in {**SMALL_TRAINING, **(changes or {})}.items() for word in pair]
 
 
+def list_said(ended: Ended) -> list[str]:
+    """The lines on stderr without those that tell how far a slow machine is."""
+    return [line for line in ended.err.splitlines() if not re.match(r"\w+: \d+/\d+", line)]
+
+
 def one_message(ended: Ended, code: int) -> str:
     """What the only line on stderr says, of a call that failed."""
     assert (ended.code, ended.out) == (code, "")
@@ -681,7 +686,8 @@ def test_trains_and_goes_on_to_the_same_weights(call: Call, tmp_path: Path) -> N
     go_on = f"stopped; go on with: objectness train --resume {shlex.quote(str(legs))}"
     first = call("train", BOXES, "--out", legs, *train_with(), "--stop-after", 0)
     assert first == Ended(0, "", f"{legs}: step 1 of 2, {go_on}\n")
-    assert call("train", "--resume", legs) == Ended(0, "", f"{legs}: step 2 of 2, trained\n")
+    resumed = f"{legs}: goes on from step 1 of 2\n{legs}: step 2 of 2, trained\n"
+    assert call("train", "--resume", legs) == Ended(0, "", resumed)
     weights = [(run / "last" / "model.safetensors").read_bytes() for run in (whole, legs)]
     assert weights[0] == weights[1]
     assert call("train", "--resume", legs) == Ended(0, "", f"{legs}: step 2 of 2, trained\n")  # nothing left to do
@@ -696,9 +702,12 @@ def test_training_measures_recall_and_says_what_is_left_out(
     ended = call("train", *data, "--val", BOXES, "--out", tmp_path / "run", *train_with({"--epochs": 0.5}))
     assert ended.code == 0
     assert ended.out.startswith("Average recall over 4 images\n")
-    note, recall, summary = ended.err.splitlines()
+    note, before, recall, summary = list_said(ended)
     assert re.fullmatch(r"images left out: 1; the first is .*gone.jpg is missing", note)
-    assert re.fullmatch(r"step 1: AR@10 0\.\d{3}  AR@100 0\.\d{3}  AR@300 0\.\d{3}  AR@1000 0\.\d{3}", recall)
+    for step, line in enumerate((before, recall)):
+        assert re.fullmatch(
+            rf"step {step}: AR@10 0\.\d{{3}}  AR@100 0\.\d{{3}}  AR@300 0\.\d{{3}}  AR@1000 0\.\d{{3}}", line
+        )
     assert summary.endswith("step 1 of 1, trained")
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
 
@@ -715,6 +724,21 @@ def test_training_ignores_a_class_on_and_on(call: Call, tmp_path: Path) -> None:
         0,
         notes[:2],
     )
+
+
+def test_training_says_how_long_it_will_take(call: Call, tmp_path: Path) -> None:
+    ended = call("train", BOXES, "--out", tmp_path, *train_with({"--epochs": 8}))  # 16 steps
+    line, summary = list_said(ended)
+    assert re.fullmatch(r"step 1[0-6] of 16: about 0:00:\d\d left, at \d+\.\d images/s", line)
+    assert summary == f"{tmp_path}: step 16 of 16, trained"
+
+
+def test_training_says_why_it_ended_early(call: Call, tmp_path: Path) -> None:
+    words = train_with({"--epochs": 8, "--validate-every": 1, "--patience": 1, "--learning-rate": 1e-30})
+    ended = call("train", BOXES, "--val", BOXES, "--out", tmp_path, *words)
+    assert ended.code == 0
+    reason = "ended, since AR@100 was not higher in 1 measurements"
+    assert list_said(ended)[-1] == f"{tmp_path}: step 1 of 16, {reason}"
 
 
 def test_corrupt_options_of_a_run_are_said(call: Call, tmp_path: Path) -> None:

@@ -18,11 +18,13 @@ from ..config import Config, TrainOptions
 from ..errors import ConfigError
 from .app import app
 from .records import IgnoreClass, read_records
-from .terminal import Meter, advise, say
+from .terminal import Meter, advise, say, show_time
 
 if TYPE_CHECKING:
     from ..training.log import Progress as TrainProgress
     from ..weights.source import Source
+
+STEPS_TO_ESTIMATE = 10  # after so many it is said how long the run will take
 
 Network = Parameter(name="*", group=Group.create_ordered("What is trained"))
 Schedule = Parameter(name="*", group=Group.create_ordered("How it is trained"))
@@ -109,6 +111,7 @@ def train(
             Meter("train", hidden=not is_first) as meter,
             _stop_signal(stop_after, meter) as should_stop,
         ):
+            view = _View(run_dir, options, len(validation[: options.validate_images or None]), meter)
             result = run_training(
                 config,
                 options,
@@ -119,13 +122,16 @@ def train(
                 device=chosen,
                 resume=resume is not None,
                 start=start,
-                on_progress=lambda progress: _show_training(progress, options.images_per_step, meter),
+                on_progress=view.show_recall,
+                on_step=view.show_step,
                 should_stop=should_stop,
             )
     if is_first and result.recall is not None:
         print(result.recall.table())
     if is_first:
         state = "trained" if result.is_complete else f"stopped; go on with: {go_on}"
+        if result.lost_patience:
+            state = f"ended, since AR@100 was not higher in {options.patience} measurements"
         say(f"{run_dir}: step {result.step} of {result.num_steps}, {state}")
     return 0
 
@@ -211,16 +217,47 @@ def _stop_signal(stop_after: float | None, meter: Meter) -> Iterator[Callable[[]
             signal.signal(number, handler)
 
 
-def _show_training(progress: TrainProgress, images_per_step: int, meter: Meter) -> None:
-    """Losses, positives per image, images per second and time left; a line for every measured recall."""
-    meter.total = progress.num_steps
-    images_left = (progress.num_steps - progress.step) * images_per_step
-    meter.advance(
-        progress.step,
-        f"objectness {progress.objectness_loss:.3f}  box {progress.box_loss:.3f}  "
-        f"{progress.positives_per_image:.1f} positives/image  {progress.images_per_second:.1f} images/s",
-        images_left / progress.images_per_second,
-    )
-    if progress.recall is not None:
-        recall = "  ".join(f"AR@{top} {progress.recall.average_recall(top):.3f}" for top in progress.recall.tops)
-        say(f"step {progress.step}: {recall}")
+class _View:
+    """What a person sees of a run: the bar, and lines for where it goes on, how long it takes and what it finds.
+
+    Args:
+        run_dir: the run folder.
+        options: the schedule.
+        num_measured: images that recall is measured on.
+        meter: the bar.
+    """
+
+    def __init__(self, run_dir: Path, options: TrainOptions, num_measured: int, meter: Meter):
+        self.run_dir, self.options, self.num_measured, self.meter = run_dir, options, num_measured, meter
+        self.first_step: int | None = None  # of this leg
+        self.is_estimated = False
+
+    def show_step(self, progress: TrainProgress) -> None:
+        """Move the bar; say once where the run goes on, and after a few steps how long it will take."""
+        self.meter.total = progress.num_steps
+        if self.first_step is None:
+            self._show_start(progress)
+            return
+        self.meter.advance(
+            progress.step,
+            f"objectness {progress.objectness_loss:.3f}  box {progress.box_loss:.3f}  "
+            f"{progress.positives_per_image:.1f} positives/image  {progress.images_per_second:.1f} images/s",
+            progress.seconds_left,
+        )
+        if not self.is_estimated and progress.step - self.first_step >= STEPS_TO_ESTIMATE:
+            self.is_estimated = True
+            left = f"about {show_time(progress.seconds_left)} left"
+            say(f"step {progress.step} of {progress.num_steps}: {left}, at {progress.images_per_second:.1f} images/s")
+
+    def _show_start(self, progress: TrainProgress) -> None:
+        self.first_step = progress.step
+        if 0 < progress.step < progress.num_steps:
+            say(f"{self.run_dir}: goes on from step {progress.step} of {progress.num_steps}")
+        measures = progress.step == 0 and self.num_measured > 0
+        self.meter.advance(progress.step, f"measuring recall on {self.num_measured} photos first" if measures else "")
+
+    def show_recall(self, progress: TrainProgress) -> None:
+        """A line for every measured recall."""
+        if progress.recall is not None:
+            recall = "  ".join(f"AR@{top} {progress.recall.average_recall(top):.3f}" for top in progress.recall.tops)
+            say(f"step {progress.step}: {recall}")
