@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 import objectness
-from objectness.config import AugmentOptions, Config, InputOptions, TrainOptions
+from objectness.config import Config, InputOptions, TrainOptions
 from objectness.data.records import ImageRecord
 from objectness.evaluation.measure import measure_network
 from objectness.evaluation.report import RecallReport
@@ -37,20 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
 TOPS = (10, 100, 1000)
 MEASURED_SIZE = (384, 512)  # px; what photos are resized to when an arm is measured
-RECIPE = TrainOptions(
-    images_per_step=8,
-    optimizer="adamw",
-    learning_rate=5e-4,
-    backbone_rate=0.2,
-    weight_decay=0.05,
-    warmup_steps=50,
-    schedule="cosine",
-    ema=0.998,
-    augment=AugmentOptions(scale=(0.75, 1.6)),
-    num_workers=1,
-    log_every=25,
-    checkpoint_every=50,
-)
+RECIPE = TrainOptions.for_network(Config.cspnet(), num_workers=1, log_every=25, checkpoint_every=50)
 
 
 @dataclass(frozen=True)

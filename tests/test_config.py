@@ -253,3 +253,10 @@ def test_any_json_is_a_configuration_or_a_sentence(values: Any) -> None:
     except ObjectnessError:
         return
     assert Config.from_dict(config.to_dict()) == config
+
+
+def test_the_schedule_follows_the_network() -> None:
+    paper, recipe = TrainOptions.for_network(Config()), TrainOptions.for_network(Config.cspnet(), epochs=3)
+    assert paper == TrainOptions()
+    assert (recipe.optimizer, recipe.epochs) == ("adamw", 3)
+    assert recipe.peak_learning_rate == pytest.approx(5e-4)  # 0.001 for 16 images, and it takes 8

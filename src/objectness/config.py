@@ -41,7 +41,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB, of values in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
 ARTICLE_MIN_VISIBLE = 0.9  # "correct those slightly over the border, delete most that cross it": it gives no number
 REFERENCE_LEARNING_RATE, REFERENCE_BATCH = 0.02, 16  # FPN section 5.1
-ADAMW_LEARNING_RATE = 0.002  # for as many images a step
+ADAMW_LEARNING_RATE = 0.001  # for as many images a step: docs/findings.md
 MAX_AUGMENT_SCALE = 10.0  # a photo is enlarged as a whole before it is cropped
 MAX_RATE = 1e38
 MAX_EPOCHS, MAX_IMAGES_PER_STEP, MAX_SEED = 1_000_000, 65_536, 2**63 - 1  # beyond, steps cannot be counted or planned
@@ -412,7 +412,7 @@ class TrainOptions:
     Attributes:
         epochs: How often each image is seen.
         images_per_step: Of all processes together.
-        learning_rate: After warm-up; by default 0.02 (FPN section 5.1), with AdamW 0.002, for 16 images a step, and in
+        learning_rate: After warm-up; by default 0.02 (FPN section 5.1), with AdamW 0.001, for 16 images a step, and in
             proportion.
         optimizer: "sgd" (Faster R-CNN; the article), or "adamw" (arXiv 1711.05101).
         backbone_rate: The backbone's learning rate, relative to that of everything else.
@@ -485,6 +485,28 @@ class TrainOptions:
             not self.patience or self.validate_every > 0,
             f"patience = {self.patience} needs measurements while training; set validate_every",
         )
+
+    @classmethod
+    def for_network(cls, config: Config, **changes: Any) -> TrainOptions:
+        """The schedule that suits a network: the article's, or the one that `Config.cspnet()` was trained by.
+
+        Args:
+            config: the network; its assignment decides.
+            changes: any field.
+        """
+        if config.labels.assignment == "iou":
+            return cls(**changes)
+        suited: dict[str, Any] = {
+            "images_per_step": 8,
+            "optimizer": "adamw",
+            "backbone_rate": 0.2,
+            "weight_decay": 0.05,
+            "warmup_steps": 50,
+            "schedule": "cosine",
+            "ema": 0.998,
+            "augment": AugmentOptions(scale=(0.75, 1.6)),
+        }
+        return cls(**{**suited, **changes})
 
     @property
     def peak_learning_rate(self) -> float:
