@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
 from objectness.config import AnchorOptions, Config, InputOptions, SelectionOptions
 from objectness.model.backbone import Backbone
+from objectness.model.head import Head
 from objectness.network import RegionProposalNetwork
 
 CHANNELS = (6, 8, 10, 12)
+SMALL = Config.cspnet(backbone="a body of its own", pyramid_channels=8, input=InputOptions(64, 96, order="BGR"))
+OPTIONS: dict[str, dict[str, object]] = {  # of `make_tiny`, for what converters and runtimes may stumble over
+    "cspnet": {each.name: getattr(SMALL, each.name) for each in dataclasses.fields(Config)},
+    "P3 to P7": {  # and distances of anchors of three shapes, levels that share a separable head
+        "anchors": AnchorOptions(sizes=(16, 32, 64, 128, 256), strides=(8, 16, 32, 64, 128), finest_level=3),
+        "box_bins": 7,
+        "head_convolution": "separable",
+        "separable_levels": (3, 5),
+    },
+}
 
 
 class TinyBody(nn.Module):
@@ -48,6 +61,7 @@ def make_tiny(**fields: object) -> RegionProposalNetwork:
         for norm in (each for each in network.modules() if isinstance(each, nn.BatchNorm2d)):
             norm.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
             norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
-        network.head.cls.weight *= 100
-        network.head.reg.weight *= 20
+        for head in (each for each in network.head.modules() if isinstance(each, Head)):
+            head.cls.weight *= 100
+            head.reg.weight *= 20
     return network.eval()

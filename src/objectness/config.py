@@ -117,6 +117,11 @@ class AnchorOptions:
     strides_from_shape: bool = False
     finest_level: int = 2
 
+    @property
+    def levels(self) -> range:
+        """The pyramid levels by their numbers, finest first."""
+        return range(self.finest_level, self.finest_level + NUM_LEVELS)
+
     def __post_init__(self) -> None:
         for name in ("sizes", "strides"):
             values = getattr(self, name)

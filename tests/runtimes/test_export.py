@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import make_tiny
 
-from objectness.config import Config
+from objectness.config import AnchorOptions, Config, SelectionOptions
 from objectness.errors import ConfigError, ImageError, ObjectnessError
 from objectness.runtimes import export as files
 from objectness.runtimes.description import describe_network
@@ -164,6 +164,17 @@ def test_the_description_is_plain_json_and_complete() -> None:
     assert description["anchors"]["shapes"][0][1] == [-4.0, -4.0, 4.0, 4.0]  # 8 px, 1 : 1
     assert list(description["outputs"])[4:6] == ["logits6", "deltas2"]
     assert list(describe_network(config, selection=True)["inputs"]) == ["images", "sizes"]
+    assert description["selection"]["across_levels"] is False
+    assert "a box goes that a kept one of its own level overlaps" in description["selection"]["text"]
     one_image = describe_network(config, names={"images": "in0"}, batched=False)
     assert one_image["inputs"]["in0"].startswith("(3, H, W) float32")
     assert one_image["outputs"]["deltas6"].startswith("(4 A, H, W) float32 of P6")
+
+
+def test_the_description_of_another_pyramid_and_suppression() -> None:
+    anchors = AnchorOptions(strides=(8, 16, 32, 64, 128), finest_level=3)
+    description = describe_network(Config(anchors=anchors, selection=SelectionOptions(across_levels=True)))
+    assert description["anchors"]["levels"] == [3, 4, 5, 6, 7]
+    assert list(description["outputs"])[::4] == ["logits3", "logits7", "deltas6"]
+    assert description["outputs"]["logits7"].startswith("(N, A, H, W) float32 of P7")
+    assert "a box goes that a kept one of any level overlaps" in description["selection"]["text"]

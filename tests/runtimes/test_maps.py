@@ -2,14 +2,13 @@ import pytest
 import torch
 from tiny import make_tiny
 
-from objectness.config import InputOptions
+from objectness.config import AnchorOptions, InputOptions
 from objectness.errors import ConfigError
 from objectness.runtimes.agreement import fold_maps
-from objectness.runtimes.maps import MAP_NAMES, Maps, join_maps
+from objectness.runtimes.maps import Maps, join_maps, name_maps
 
 
 def test_maps_are_the_networks_in_order() -> None:
-    assert MAP_NAMES[:2] + MAP_NAMES[-1:] == ("logits2", "logits3", "deltas6")
     network, images = make_tiny(), torch.randn(2, 3, 64, 96)
     maps = Maps(network)(images)
     assert [tuple(each.shape) for each in maps[:2]] == [(2, 3, 16, 24), (2, 3, 8, 12)]
@@ -17,6 +16,14 @@ def test_maps_are_the_networks_in_order() -> None:
     torch.testing.assert_close(found.logits, fold_maps(expected))
     torch.testing.assert_close(found.deltas, expected.deltas)
     assert found.features == ()
+
+
+def test_names_tell_the_level() -> None:
+    assert name_maps(AnchorOptions()) == (
+        *("logits2", "logits3", "logits4", "logits5", "logits6"),
+        *("deltas2", "deltas3", "deltas4", "deltas5", "deltas6"),
+    )
+    assert name_maps(AnchorOptions(finest_level=3))[::4] == ("logits3", "logits7", "deltas6")
 
 
 @pytest.mark.parametrize("size", [(32, 32), (96, 160), (352, 32)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from objectness.structures import Output, Selection
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-from objectness.runtimes.maps import DELTA_NAMES, LOGIT_NAMES  # noqa: E402
+from objectness.runtimes.maps import name_maps  # noqa: E402
 from objectness.runtimes.onnx_selection import append_selection  # noqa: E402
 from objectness.runtimes.onnxruntime import (  # noqa: E402
     MODEL_FILE,
@@ -34,15 +35,19 @@ def make_config(options: SelectionOptions = SelectionOptions(), **fields: object
     return Config(**{"anchors": ANCHORS, "selection": options, **fields})  # type: ignore[arg-type]
 
 
-def count_cells(padded: tuple[int, int]) -> list[tuple[int, int]]:
-    cells = [(padded[0] // stride, padded[1] // stride) for stride in (4, 8, 16, 32)]
-    return [*cells, (-(-cells[-1][0] // 2), -(-cells[-1][1] // 2))]
+def count_cells(padded: tuple[int, int], finest_level: int = 2) -> list[tuple[int, int]]:
+    cells = [(padded[0] >> level, padded[1] >> level) for level in range(finest_level, 6)]
+    while len(cells) < 5:
+        cells.append((-(-cells[-1][0] // 2), -(-cells[-1][1] // 2)))
+    return cells
 
 
-def make_maps(num_images: int, padded: tuple[int, int] = PADDED, *, spread: float = 0.5) -> Output:
+def make_maps(
+    num_images: int, padded: tuple[int, int] = PADDED, *, spread: float = 0.5, finest_level: int = 2
+) -> Output:
     """Folded logits and deltas of any boxes, most of them overlapping their neighbours'."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(num_images, 3, *cells) for cells in count_cells(padded)]
+    shapes = [(num_images, 3, *cells) for cells in count_cells(padded, finest_level)]
     logits = tuple(3 * torch.randn(shape, generator=generator) for shape in shapes)
     deltas = tuple(spread * torch.randn(n, 4 * a, h, w, generator=generator) for n, a, h, w in shapes)
     return Output((), logits, deltas)
@@ -50,7 +55,7 @@ def make_maps(num_images: int, padded: tuple[int, int] = PADDED, *, spread: floa
 
 def write_selection(config: Config, folder: Path) -> None:
     """A network of nothing but its outputs, with the selection behind."""
-    maps = {name: ["N", None, None, None] for name in (*LOGIT_NAMES, *DELTA_NAMES)}
+    maps = {name: ["N", None, None, None] for name in name_maps(config.anchors)}
     inputs = [
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
         for name, shape in ({"images": ["N", 3, "H", "W"]} | maps).items()
@@ -70,7 +75,7 @@ def run_onnx(
     feeds = {
         "images": torch.zeros(len(sizes), 3, *padded),
         "sizes": torch.tensor(sizes, dtype=torch.float32),
-        **dict(zip(LOGIT_NAMES + DELTA_NAMES, maps.logits + maps.deltas, strict=True)),
+        **dict(zip(name_maps(config.anchors), maps.logits + maps.deltas, strict=True)),
     }
     read = {each.name for each in session.get_inputs()}
     found = session.run(None, {name: values.numpy() for name, values in feeds.items() if name in read})
@@ -87,7 +92,7 @@ def split(found: dict[str, Tensor]) -> list[Selection]:
 def select(
     maps: Output, config: Config, sizes: tuple[tuple[int, int], ...], padded: tuple[int, int] = PADDED
 ) -> list[Selection]:
-    grid = make_anchors(config.anchors, count_cells(padded), padded)
+    grid = make_anchors(config.anchors, count_cells(padded, config.anchors.finest_level), padded)
     options, coding = config.selection, config.box_coding
     return select_proposals_plain(maps, grid, torch.tensor(sizes, dtype=torch.float32), options, box_coding=coding)
 
@@ -116,6 +121,8 @@ OPTIONS = {
     "little over the border": SelectionOptions(min_visible=0.9),
     "large ones": SelectionOptions(min_size=20.0),
     "thin ones too": SelectionOptions(min_size=0.0),
+    "across levels": SelectionOptions(across_levels=True),
+    "much across levels": SelectionOptions(across_levels=True, nms_iou=0.3, per_level=200, keep=30),
 }
 
 
@@ -166,6 +173,28 @@ def test_the_same_anchors(tmp_path: Path, anchors: AnchorOptions) -> None:
     maps, count = make_maps(3), len(anchors.ratios)
     maps = Output((), tuple(m[:, :count] for m in maps.logits), tuple(m[:, : 4 * count] for m in maps.deltas))
     assert check_all(maps, make_config(anchors=anchors), tmp_path) > 90
+
+
+def test_levels_suppress_each_other_or_do_not(tmp_path: Path) -> None:
+    """One object seen on two levels: the better of the two, or both."""
+    logits = [torch.full((1, 3, *cells), -torch.inf) for cells in count_cells(PADDED)]
+    deltas = [torch.zeros(1, 12, *cells) for cells in count_cells(PADDED)]
+    logits[0][0, 1, 8, 8], logits[1][0, 1, 4, 4] = 1.0, 2.0  # both at (32, 32), of 8 px and of 16 px
+    deltas[0][0, 6:8, 8, 8] = math.log(2)  # which makes the first as large as the second
+    maps = Output((), tuple(logits), tuple(deltas))
+    for across_levels, expected in ((True, [3]), (False, [3, 2])):
+        [found] = split(run_onnx(maps, make_config(SelectionOptions(across_levels=across_levels)), tmp_path, (PADDED,)))
+        assert found.levels.tolist() == expected
+        torch.testing.assert_close(found.boxes, torch.tensor([[24.0, 24, 40, 40]] * len(expected)))
+
+
+@pytest.mark.parametrize("across_levels", [True, False])
+def test_levels_from_p3_on(tmp_path: Path, across_levels: bool) -> None:
+    anchors = AnchorOptions(sizes=(8, 16, 32, 64, 128), strides=(8, 16, 32, 64, 128), finest_level=3)
+    config = make_config(SelectionOptions(across_levels=across_levels), anchors=anchors)
+    maps = make_maps(3, finest_level=3)
+    assert check_all(maps, config, tmp_path) > 90
+    assert set(run_onnx(maps, config, tmp_path, SIZES)["levels"].flatten().tolist()) == {0, 3, 4, 5, 6, 7}
 
 
 def test_absolute_boxes(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from tiny import make_tiny
+from tiny import OPTIONS, make_tiny
 
 from objectness.config import Config, InputOptions
 from objectness.device import computes_bfloat16
@@ -21,6 +21,7 @@ from objectness.model.efficientnet import LITE0, EfficientNetLite
 from objectness.model.norm import make_norm
 from objectness.network import RegionProposalNetwork
 from objectness.predict import Proposer
+from objectness.proposals import Proposals
 from objectness.runtimes import openvino as openvino_engine
 from objectness.runtimes.agreement import copy_eager, measure_agreement
 from objectness.runtimes.choose import make_engine
@@ -112,10 +113,23 @@ def test_every_option_of_a_network_in_training(make: Make) -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+def test_options_of_the_network_that_ships(make: Make, options: dict[str, object], photos: list[Path]) -> None:
+    network = make_tiny(**options)
+    engine = make(network)
+    for size in SIZES:
+        compare(engine, network, size)
+    compare_proposals(Proposer(network, engine=engine)(photos[1]), Proposer(network)(photos[1]))
+
+
 def test_proposals_are_the_same(make: Make, photos: list[Path]) -> None:
     network = make_tiny()
     expected, found = Proposer(network)(photos[1]), Proposer(network, engine=make(network))(photos[1])
-    assert len(found) == len(expected) > 50
+    compare_proposals(found, expected)
+
+
+def compare_proposals(found: Proposals, expected: Proposals) -> None:
+    assert len(found) == len(expected) > 30
     torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-2, rtol=1e-4)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-3, rtol=1e-4)
     assert found.levels.tolist() == expected.levels.tolist()
@@ -225,6 +239,7 @@ def test_ctrl_c_after_openvino_is_ordinary(tmp_path: Path) -> None:
     script = f"""
 import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 from objectness.runtimes.openvino import OpenVinoEngine
 engines = [OpenVinoEngine(Path({str(model.parent)!r})) for _ in range(2)]
 del engines[0], engines[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from ..config import Config
 from ..geometry.anchors import make_shapes
 from ..geometry.boxes import MAX_LOG_SCALE
 from ..version import __version__
-from .maps import INPUT_NAME, LEVELS, SIZES_NAME
+from .maps import INPUT_NAME, SIZES_NAME
 
 MAPS = {
     "logits": "(N, A, H, W) float32 of P{level}: object minus no object of each anchor; the score is its sigmoid",
@@ -19,7 +20,7 @@ PROPOSALS = {
     "boxes": "(N, keep, 4) float32 xyxy, px in the input frame, best first; 0 beyond counts",
     "scores": "(N, keep) float32 in [0, 1], the sigmoid of logits; 0 beyond counts",
     "logits": "(N, keep) float32, object minus no object; -inf beyond counts",
-    "levels": "(N, keep) int64, the pyramid level of each proposal, 2..6; 0 beyond counts",
+    "levels": "(N, keep) int64, the number of each proposal's pyramid level; 0 beyond counts",
     "counts": "(N,) int64: how many proposals an image has",
 }
 
@@ -35,7 +36,10 @@ def describe_network(
         names: what the file calls a tensor, where that is another name than ours.
         batched: whether tensors have an axis of images.
     """
-    maps = {f"{kind}{level}": text.format(level=level) for kind, text in MAPS.items() for level in LEVELS}
+    selected = config.selection
+    maps = {
+        f"{kind}{level}": text.format(level=level) for kind, text in MAPS.items() for level in config.anchors.levels
+    }
     inputs = {INPUT_NAME: "(N, 3, H, W) float32; H and W multiples of input.pad_multiple"}
     if selection:
         inputs[SIZES_NAME] = "(N, 2) float32: height and width of each image within the padding, px"
@@ -61,7 +65,7 @@ def describe_network(
         "anchors": {
             "text": "anchor a of cell (row, column): shapes[level][a] moved by (column * stride, row * stride); "
             "cells row by row, shape by shape",
-            "levels": list(LEVELS),
+            "levels": list(config.anchors.levels),
             "strides": list(config.anchors.strides),
             "strides_from_shape": config.anchors.strides_from_shape,  # then input size // map size instead
             "shapes": [
@@ -74,6 +78,13 @@ def describe_network(
             "size = anchor size * exp(min(dw or dh, max_log_scale)); then clipped to the image within the padding",
             "coding": config.box_coding,
             "max_log_scale": MAX_LOG_SCALE,
+        },
+        "selection": {
+            "text": "the per_level best anchors of each level by logit; best first, a box goes that a kept one of "
+            f"{'any level' if selected.across_levels else 'its own level'} overlaps by an IoU of more than nms_iou, "
+            "until keep are kept; if decay_sigma > 0, each score is then multiplied by exp(-IoU^2 / decay_sigma), IoU "
+            "being the largest with a better box, and all are sorted anew",
+            **dataclasses.asdict(selected),
         },
         "config": config.to_dict(),
     }

@@ -23,17 +23,13 @@ from .agreement import MOST_DIFFERENCE, Agreement, copy_eager, measure_agreement
 from .choose import load_runtime
 from .description import describe_network
 from .engine import EXTRAS, PACKAGES
-from .maps import INPUT_NAME, MAP_NAMES
+from .maps import INPUT_NAME, name_maps
 from .onnxruntime import MODEL_FILE
 
 Format = Literal["onnx", "openvino", "ncnn"]
 
 ENGINES = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}  # what runs each format
 DESCRIPTION_FILE = "config.json"  # beside the files of OpenVINO and ncnn; inside ONNX
-TENSOR_NAMES = {  # what files call tensors, where they do not keep our names
-    "openvino": {},
-    "ncnn": {INPUT_NAME: "in0", **{name: f"out{i}" for i, name in enumerate(MAP_NAMES)}},
-}
 SAME_IOU = 0.99  # two proposals of one level that overlap so much are the same
 LEAST_SAME = 0.99  # share of the proposals; ties and thresholds may fall the other way by rounding
 
@@ -164,7 +160,9 @@ def _write(
     make, write = load_runtime(ENGINES[to])
     if to != "onnx":
         write(network, folder)
-        description = describe_network(network.config, names=TENSOR_NAMES[to], batched=to != "ncnn")
+        maps = name_maps(network.config.anchors)
+        names = {INPUT_NAME: "in0", **{name: f"out{i}" for i, name in enumerate(maps)}} if to == "ncnn" else {}
+        description = describe_network(network.config, names=names, batched=to != "ncnn")
         (folder / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         return make(folder)(batch.images), None
     from .onnxruntime import convert_to_onnx, propose_with_onnx, save_onnx, set_metadata

@@ -9,18 +9,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..config import NUM_LEVELS
+from ..config import NUM_LEVELS, AnchorOptions
 from ..errors import ConfigError
 from ..network import RegionProposalNetwork
-from ..structures import FIRST_LEVEL, Output
+from ..structures import Output
 
-LEVELS = range(FIRST_LEVEL, FIRST_LEVEL + NUM_LEVELS)
-LOGIT_NAMES = tuple(f"logits{level}" for level in LEVELS)
-DELTA_NAMES = tuple(f"deltas{level}" for level in LEVELS)
-MAP_NAMES = LOGIT_NAMES + DELTA_NAMES
+NUM_MAPS = 2 * NUM_LEVELS  # logits of every level, then deltas of every level
 INPUT_NAME, SIZES_NAME = "images", "sizes"  # the second where the selection is inside
 COARSEST_STRIDE = 32  # of C5: inputs that are no multiple of it would need maps cut to each other's sizes
-EXAMPLE_SIZE = (128, 192)  # px; what converters trace with: no map of it has one cell, and height and width differ
+EXAMPLE_SIZE = (192, 320)  # px; what converters trace with: height and width of every map differ, down to P7's 2 x 3
 
 
 class Maps(nn.Module):
@@ -45,7 +42,7 @@ class Maps(nn.Module):
         self.network = optimized.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W), H and W multiples of 32 -> (N, A, H_l, W_l) of P2..P6, then (N, 4 A, H_l, W_l) of P2..P6."""
+        """(N, 3, H, W), H and W multiples of 32 -> (N, A, H_l, W_l) of every level, then (N, 4 A, H_l, W_l)."""
         output = self.network(images)
         return (*output.logits, *output.deltas)
 
@@ -64,8 +61,13 @@ def make_example(num_images: int = 1) -> Tensor:
     return torch.randn(num_images, 3, *EXAMPLE_SIZE, generator=generator)
 
 
+def name_maps(anchors: AnchorOptions) -> tuple[str, ...]:
+    """What files call the maps, in the order in which `Maps` returns them: logits2, ... and deltas2, ... from P2 on."""
+    return tuple(f"{kind}{level}" for kind in ("logits", "deltas") for level in anchors.levels)
+
+
 def join_maps(maps: Sequence[Tensor]) -> Output:
-    """The maps in the order of `MAP_NAMES` as what `select_proposals` takes; without features."""
+    """The maps in the order of `name_maps` as what `select_proposals` takes; without features."""
     return Output((), tuple(maps[:NUM_LEVELS]), tuple(maps[NUM_LEVELS:]))
 
 

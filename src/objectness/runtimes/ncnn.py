@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import ObjectnessError
 from ..network import RegionProposalNetwork
 from ..structures import Output
-from .maps import EXAMPLE_SIZE, MAP_NAMES, Maps, join_maps
+from .maps import EXAMPLE_SIZE, NUM_MAPS, Maps, join_maps
 
 PARAM_FILE, WEIGHTS_FILE = "network.param", "network.bin"
 OTHER_SIZE = (96, 160)  # px; a second size tells the converter that height and width may change
@@ -35,7 +35,7 @@ NARROW_TYPES = (
 def write_ncnn(network: RegionProposalNetwork, folder: Path) -> None:
     """Write `network.param` and `network.bin`, weights in float32.
 
-    The input is `in0`, (3, H, W) of one image; the outputs are `out0` to `out9` in the order of `MAP_NAMES`.
+    The input is `in0`, (3, H, W) of one image; the outputs are `out0` to `out9` in the order of `name_maps`.
 
     Args:
         network: what to convert.
@@ -96,12 +96,12 @@ class NcnnEngine:
         return join_maps([torch.stack(maps) for maps in zip(*per_image, strict=True)])
 
     def _run(self, image: np.ndarray) -> list[Tensor]:
-        """Every map of one image (3, H, W), in the order of `MAP_NAMES`."""
+        """Every map of one image (3, H, W), in the order of `name_maps`."""
         extractor = self._net.create_extractor()
         extractor.input("in0", self._make_mat(image))
         maps = []
-        for i in range(len(MAP_NAMES)):
+        for i in range(NUM_MAPS):
             failed, found = extractor.extract(f"out{i}")
-            assert not failed, f"ncnn could not compute {MAP_NAMES[i]}"
+            assert not failed, f"ncnn could not compute out{i}"
             maps.append(torch.from_numpy(np.array(found)))  # a copy, since what is found goes with the extractor
         return maps

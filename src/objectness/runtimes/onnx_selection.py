@@ -1,7 +1,8 @@
 """`select_proposals` in the operators of ONNX, appended to a network that was converted.
 
-Levels are the classes of NonMaxSuppression, so that no level suppresses another. Every tensor's shape stands beside it
-in the letters of `structures`; k is how many of a level's regions go into suppression, R the sum of these.
+Levels are the classes of NonMaxSuppression, so that no level suppresses another, or all are one class
+(`across_levels`). Every tensor's shape stands beside it in the letters of `structures`; k is how many of a level's
+regions go into suppression, R the sum of these.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from ..config import AnchorOptions, BoxCoding, Config, SelectionOptions
 from ..errors import ConfigError
 from ..geometry.anchors import make_shapes
 from ..geometry.boxes import ABSOLUTE_UNIT_PX, MAX_LOG_SCALE
-from .maps import INPUT_NAME, LEVELS, SIZES_NAME
+from .maps import INPUT_NAME, SIZES_NAME
 
 OUTPUTS = {  # beyond an image's count: boxes, scores and levels 0, logits -inf
     "boxes": (TensorProto.FLOAT, 4),  # (N, keep, 4) xyxy, px in the input frame, best first
     "scores": (TensorProto.FLOAT, None),  # (N, keep) in [0, 1]
     "logits": (TensorProto.FLOAT, None),  # (N, keep)
-    "levels": (TensorProto.INT64, None),  # (N, keep) 2..6
+    "levels": (TensorProto.INT64, None),  # (N, keep) by their numbers
 }
 COUNTS_NAME = "counts"  # (N,) int64: how many of an image's rows are proposals
 LOWEST = float(np.finfo(np.float32).min)  # a score must exceed it, which -inf does not
@@ -51,12 +52,13 @@ def append_selection(model: Any, config: Config) -> None:
     sizes = helper.make_tensor_value_info(SIZES_NAME, TensorProto.FLOAT, ["N", 2])
     model.graph.input.append(sizes)
     del model.graph.output[:]
-    levels = [_pick_best(graph, level, i, config) for i, level in enumerate(LEVELS)]
+    levels = [_pick_best(graph, level, i, config) for i, level in enumerate(config.anchors.levels)]
     boxes, logits, level_of = (
         graph.add("Concat", *parts, axis=axis) for parts, axis in zip(zip(*levels, strict=True), (1, 1, 0), strict=True)
     )  # (N, R, 4), (N, R), (R,)
     boxes, logits = _correct_border(graph, boxes, logits, options)
-    kept = _suppress(graph, boxes, logits, level_of, options)
+    classes = None if options.across_levels else config.anchors.levels
+    kept = _suppress(graph, boxes, logits, level_of, classes, options)
     _put_out(graph, boxes, kept, level_of, options)
 
 
@@ -189,12 +191,15 @@ def _correct_border(graph: Graph, boxes: str, logits: str, options: SelectionOpt
     return clipped, graph.add("Where", stays, logits, graph.constant(-np.inf))
 
 
-def _suppress(graph: Graph, boxes: str, logits: str, level_of: str, options: SelectionOptions) -> str:
-    """Logits (N, R), -inf for what suppression within its level removes."""
-    classes = graph.constant(np.array(LEVELS)[:, None], np.int64)  # (L, 1)
-    same = graph.add("Equal", classes, graph.add("Unsqueeze", level_of, graph.constant([0], np.int64)))  # (L, R)
-    per_class = graph.add("Unsqueeze", logits, graph.constant([1], np.int64))  # (N, 1, R)
-    scores = graph.add("Where", same, per_class, graph.constant(-np.inf))  # (N, L, R)
+def _suppress(
+    graph: Graph, boxes: str, logits: str, level_of: str, classes: Sequence[int] | None, options: SelectionOptions
+) -> str:
+    """Logits (N, R), -inf for what suppression removes: within each of the L levels `classes`, or of all together."""
+    scores = graph.add("Unsqueeze", logits, graph.constant([1], np.int64))  # (N, 1, R)
+    if classes is not None:
+        rows = graph.constant(np.array(classes)[:, None], np.int64)  # (L, 1)
+        same = graph.add("Equal", rows, graph.add("Unsqueeze", level_of, graph.constant([0], np.int64)))  # (L, R)
+        scores = graph.add("Where", same, scores, graph.constant(-np.inf))  # (N, L, R)
     chosen = graph.add(
         "NonMaxSuppression",
         boxes,

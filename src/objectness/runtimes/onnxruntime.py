@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..network import RegionProposalNetwork
 from ..structures import Batch, Output, Selection
-from .maps import COARSEST_STRIDE, INPUT_NAME, MAP_NAMES, SIZES_NAME, Maps, join_maps, make_example, quiet_conversion
+from .maps import COARSEST_STRIDE, INPUT_NAME, SIZES_NAME, Maps, join_maps, make_example, name_maps, quiet_conversion
 
 MODEL_FILE = "network.onnx"
 OPSET = 18
@@ -25,8 +25,8 @@ MOST_CELLS = 4096  # of C5 along a side, for the exporter's reasoning alone
 def write_onnx(network: RegionProposalNetwork, folder: Path) -> None:
     """Write `network.onnx`, its weights inside.
 
-    The input is `images`, (N, 3, H, W). The outputs are the maps `logits2` to `logits6`, (N, A, H_l, W_l), and
-    `deltas2` to `deltas6`, (N, 4 A, H_l, W_l).
+    The input is `images`, (N, 3, H, W). The outputs are the maps, (N, A, H_l, W_l) and (N, 4 A, H_l, W_l), by
+    the names of `name_maps`.
 
     Args:
         network: what to convert.
@@ -68,7 +68,7 @@ def convert_to_onnx(network: RegionProposalNetwork) -> Any:
             dynamo=True,
             dynamic_shapes={"images": sizes},
             input_names=[INPUT_NAME],
-            output_names=list(MAP_NAMES),
+            output_names=list(name_maps(network.config.anchors)),
             opset_version=OPSET,
             verbose=False,
         )
@@ -91,7 +91,7 @@ def _name_sizes(graph: Any) -> None:
     """Call the sizes that may change by the letters of `structures`."""
     for value in (*graph.input, *graph.output):
         dims = value.type.tensor_type.shape.dim
-        level = value.name[-1] if value.name in MAP_NAMES else ""
+        level = "" if value.name == INPUT_NAME else value.name[-1]
         for axis, letter in ((0, "N"), (2, f"H{level}"), (3, f"W{level}")):
             dims[axis].dim_param = letter
     del graph.value_info[:]  # sizes of inner maps, in the exporter's letters
@@ -113,7 +113,7 @@ class OnnxRuntimeEngine:
 
     def __call__(self, images: Tensor) -> Output:
         """See `Engine.__call__`."""
-        maps = self._session.run(list(MAP_NAMES), {INPUT_NAME: images.cpu().contiguous().numpy()})
+        maps = self._session.run(None, {INPUT_NAME: images.cpu().contiguous().numpy()})
         return join_maps([torch.from_numpy(each) for each in maps])
 
 

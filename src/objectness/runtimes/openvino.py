@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..network import RegionProposalNetwork
 from ..structures import Output
-from .maps import INPUT_NAME, MAP_NAMES, Maps, join_maps, quiet_conversion
+from .maps import INPUT_NAME, NUM_MAPS, Maps, join_maps, name_maps, quiet_conversion
 
 MODEL_FILE = "network.xml"  # its weights lie beside it in network.bin
 
@@ -54,7 +54,7 @@ def convert_to_openvino(network: RegionProposalNetwork) -> Any:
     with quiet_conversion():
         model = openvino.convert_model(maps.trace(), input=openvino.PartialShape([-1, 3, -1, -1]))
     model.inputs[0].set_names({INPUT_NAME})
-    for output, name in zip(model.outputs, MAP_NAMES, strict=True):
+    for output, name in zip(model.outputs, name_maps(network.config.anchors), strict=True):
         output.set_names({name})
     return model
 
@@ -107,6 +107,6 @@ class OpenVinoEngine:
         request = self._free.get()
         try:
             found = request.infer([images.cpu().contiguous().numpy()])
-            return join_maps([torch.from_numpy(found[i].copy()) for i in range(len(MAP_NAMES))])
+            return join_maps([torch.from_numpy(found[i].copy()) for i in range(NUM_MAPS)])
         finally:
             self._free.put(request)
