@@ -148,7 +148,7 @@ def test_distances_are_the_mean_of_a_softmax() -> None:
 
 def test_extreme_distances_are_numbers() -> None:
     distances = Distances(10, torch.tensor([[5.0, 5.0]]))
-    for value in (1e30, -50.0, 0.0):
+    for value in (1e30, -50.0, -1e30, 0.0):
         logits = torch.full((1, 44, 1, 1), value, requires_grad=True)
         deltas = distances(logits)
         deltas.sum().backward()

@@ -15,7 +15,7 @@ from .convolution import list_convs, make_conv3x3
 CLASS_ORDERS: dict[ClassOrder, tuple[int, ...]] = {"object_first": (0, 1), "object_last": (1, 0)}
 DELTA_ORDERS: dict[DeltaOrder, tuple[int, ...]] = {"xywh": (0, 1, 2, 3), "yxhw": (1, 0, 3, 2)}
 
-MAX_EXPONENT = 60.0  # of a distribution's logits: exp() of more would overflow, and no softmax tells them apart
+MAX_EXPONENT = 60.0  # of a distribution's logits, either way: of more, exp() would overflow, or all of them be 0
 MIN_SIZE = 1e-3  # of a box, in anchors: its logarithm stays a number
 
 
@@ -118,8 +118,8 @@ class Distances(nn.Module):
     """Deltas of a box from four distributions: how far its sides are from the middle of the cell, in strides.
 
     The mean of a softmax over the distances 0, 1, ... `bins`, written as a quotient of two sums, which every runtime
-    has. Source: Generalized Focal Loss (arXiv 2006.04388), section 3.2, as in the detector NanoDet, whose cells'
-    middles lie half a stride beyond the anchors' centres here.
+    has; one 1x1 convolution computes all of them. Source: Generalized Focal Loss (arXiv 2006.04388), section 3.2, as in
+    the detector NanoDet, whose cells' middles lie half a stride beyond the anchors' centres here.
 
     Args:
         bins: the largest distance, in strides.
@@ -129,10 +129,10 @@ class Distances(nn.Module):
     def __init__(self, bins: int, shapes: Tensor):
         super().__init__()
         self.num_values = bins + 1
-        groups = 4 * len(shapes)
-        places = torch.arange(bins + 1.0).repeat(groups, 1)[:, :, None, None]  # (4 A, bins + 1, 1, 1)
-        self.register_buffer("places", places, persistent=False)
-        self.register_buffer("ones", torch.ones_like(places), persistent=False)
+        sides = torch.eye(4 * len(shapes))
+        places = torch.arange(bins + 1.0)
+        sums = torch.cat([torch.kron(sides, row) for row in (places, torch.ones_like(places))])
+        self.register_buffer("sums", sums[:, :, None, None], persistent=False)  # (2 * 4 A, 4 A (bins + 1), 1, 1)
         width, height = shapes[:, 0], shapes[:, 1]
         mix = torch.zeros(len(shapes), 4, 4)  # from (left, top, right, bottom) to (dx, dy, width, height)
         mix[:, 0, 0], mix[:, 0, 2] = -0.5 / width, 0.5 / width
@@ -140,18 +140,16 @@ class Distances(nn.Module):
         mix[:, 2, 0] = mix[:, 2, 2] = 1 / width
         mix[:, 3, 1] = mix[:, 3, 3] = 1 / height
         half_cell = torch.stack([0.5 / width, 0.5 / height, 0 * width, 0 * height], dim=1)
-        self.register_buffer("mix", mix.reshape(groups, 4, 1, 1), persistent=False)
-        self.register_buffer("half_cell", half_cell.reshape(groups), persistent=False)
+        self.register_buffer("mix", mix.reshape(-1, 4, 1, 1), persistent=False)
+        self.register_buffer("half_cell", half_cell.flatten(), persistent=False)
         is_size = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(len(shapes))[:, None, None]
         self.register_buffer("is_size", is_size, persistent=False)
 
     def forward(self, logits: Tensor) -> Tensor:
         """(N, 4 A (bins + 1), H, W), side by side for each of left, top, right, bottom -> deltas (N, 4 A, H, W)."""
-        groups = len(self.places)  # type: ignore[arg-type]
-        weights = logits.clamp(max=MAX_EXPONENT).exp()
-        sums = F.conv2d(weights, self.places, groups=groups)  # type: ignore[arg-type]
-        distances = sums / F.conv2d(weights, self.ones, groups=groups)  # type: ignore[arg-type]
-        mixed = F.conv2d(distances, self.mix, self.half_cell, groups=groups // 4)  # type: ignore[arg-type]
+        weights = logits.clamp(-MAX_EXPONENT, MAX_EXPONENT).exp_()
+        weighted, totals = F.conv2d(weights, self.sums).chunk(2, dim=1)  # type: ignore[arg-type]  # (N, 4 A, H, W) each
+        mixed = F.conv2d(weighted / totals, self.mix, self.half_cell, groups=len(self.mix) // 4)  # type: ignore[arg-type]
         sizes = mixed.clamp(min=MIN_SIZE).log()
         return mixed + self.is_size * (sizes - mixed)  # type: ignore[operator]
 
