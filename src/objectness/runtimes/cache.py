@@ -33,7 +33,7 @@ ENVIRONMENT = "OBJECTNESS_CACHE"
 MANIFEST = "files.json"  # every other file of a conversion and its size: what is cut short is not whole
 PARTIAL = ".partial"  # ends the name of what is being built
 PARTIAL_DAYS = 1.0  # what is older was left by a process that was killed
-FORMAT = 1  # counted up when the same network and versions shall be converted again
+FORMAT = 2  # counted up when the same network and versions shall be converted again
 
 
 def ignore(note: str) -> None:
