@@ -274,7 +274,7 @@ class TestInt8:
                 network, "openvino", precision="int8", calibration=chosen, cache_folder=tmp_path, say=notes.append
             )
             worst = measure_agreement(engine(images), network(images)).worst
-            assert CLOSE < worst < 0.3
+            assert CLOSE < worst < 0.5  # of noise; 0.32 on a processor with AVX2 only
         assert len(list(tmp_path.iterdir())) == 2  # the order of the photos changes nothing
         assert "calibrating on 2 photos; with 100 or more it is more exact" in notes[0]
         assert capfd.readouterr() == ("", "")
