@@ -201,6 +201,38 @@ def test_learning_rate_is_in_proportion_to_the_batch() -> None:
     assert TrainOptions(images_per_step=8, learning_rate=0.3).peak_learning_rate == 0.3
 
 
+@pytest.mark.parametrize(
+    ("num_images", "changes", "expected"),
+    [
+        # 13 steps of 8 images see 104 an epoch, 2,400 in 23.08 epochs or 300 steps, and ten measurements come every 30
+        (100, {}, {"epochs": 2400 / 104, "validate_every": 30, "images_per_step": 8}),
+        (300, {}, {"epochs": 2400 / 304, "validate_every": 30}),
+        (10, {}, {"epochs": 40, "validate_every": 8}),  # 2 steps an epoch
+        (10_000, {}, {"epochs": 4, "validate_every": 500}),  # 1,250
+        (100, {"epochs": 2.0}, {"epochs": 2.0, "validate_every": 3}),  # 26 steps
+        (100, {"images_per_step": 4}, {"epochs": 24, "validate_every": 60}),  # 25 steps, 600 in all
+        (100, {"validate_every": 7, "seed": 3}, {"validate_every": 7, "seed": 3}),
+    ],
+)
+@pytest.mark.parametrize("config", [Config(), Config.cspnet()])
+def test_fine_tuning_by_hand(
+    config: Config, num_images: int, changes: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    options = TrainOptions.fine_tuning(config, num_images, **changes)
+    assert {name: getattr(options, name) for name in expected} == pytest.approx(expected)
+    suited = TrainOptions.for_network(config, images_per_step=options.images_per_step)
+    assert options.peak_learning_rate == pytest.approx(suited.peak_learning_rate / 5)
+    assert options.optimizer == suited.optimizer
+    assert TrainOptions.fine_tuning(config, num_images, **changes, learning_rate=0.5).learning_rate == 0.5
+
+
+def test_fine_tuning_on_nothing_or_by_nonsense() -> None:
+    with pytest.raises(ConfigError, match="there is no image to train on"):
+        TrainOptions.fine_tuning(Config(), 0)
+    with pytest.raises(ConfigError, match="images_per_step = 0 must be positive"):
+        TrainOptions.fine_tuning(Config(), 10, images_per_step=0)
+
+
 def test_missing_fields_are_defaults() -> None:
     assert Config.from_dict({}) == Config()
     assert Config.from_dict({"anchors": {"rounded": True}}) == Config(anchors=AnchorOptions(rounded=True))
