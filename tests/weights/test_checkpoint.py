@@ -30,6 +30,7 @@ from objectness.weights.checkpoint import (
     find_checkpoint,
     load_backbone,
     load_network,
+    load_start_state,
     read_config,
     read_safetensors,
     read_torch_file,
@@ -463,3 +464,16 @@ def test_an_unknown_backbone_in_the_configuration_names_the_file(tmp_path: Path)
     save_checkpoint(folder, {}, Config(backbone="resnet1001"))
     with pytest.raises(CheckpointError, match=r"config\.json: backbone 'resnet1001' is unknown"):
         load_network(folder)
+
+
+@pytest.mark.parametrize(("stored", "wanted"), [("frozen", "trained"), ("trained", "frozen")])
+def test_batch_norm_may_be_thawed_or_frozen(stored: str, wanted: str) -> None:
+    """Only trained batch norm counts its steps, and nothing looks at the counter."""
+    first, second = (
+        RegionProposalNetwork(Config(backbone="resnet18", pyramid_channels=8, batch_norm=kind))  # type: ignore[arg-type]
+        for kind in (stored, wanted)
+    )
+    load_start_state(second, first.state_dict(), "a file")
+    loaded = second.state_dict()
+    for name, tensor in first.state_dict().items():
+        assert name.endswith("num_batches_tracked") or torch.equal(tensor, loaded[name])

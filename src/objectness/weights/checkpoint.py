@@ -199,6 +199,18 @@ def load_state(module: torch.nn.Module, state: Mapping[str, Tensor], origin: str
     module.load_state_dict(dict(state))
 
 
+def load_start_state(module: torch.nn.Module, state: Mapping[str, Tensor], origin: str) -> None:
+    """`load_state` of what training starts from: batch norm, which counts steps only if trained, may be either.
+
+    Raises:
+        CheckpointError: as `load_state` does.
+    """
+    wanted = module.state_dict()
+    counters = {name: value for name, value in wanted.items() if name.endswith(COUNTER)}
+    ours = {name: value for name, value in state.items() if name in wanted or not name.endswith(COUNTER)}
+    load_state(module, counters | ours, origin)
+
+
 def load_backbone(backbone: Backbone, name: str, source: str | Path) -> None:
     """Load pretrained weights into the body of a backbone; a classifier's layers are left out.
 
@@ -229,9 +241,8 @@ def load_backbone_state(backbone: Backbone, state: Mapping[str, Tensor], origin:
         CheckpointError: they are another network's.
     """
     wanted = backbone.body.state_dict()
-    counters = {key: value for key, value in wanted.items() if key.endswith(COUNTER)}  # older files have none
     ours = {key: value for key, value in state.items() if key in wanted or not _is_beyond_the_body(key)}
-    load_state(backbone.body, counters | ours, origin)
+    load_start_state(backbone.body, ours, origin)
 
 
 def _is_beyond_the_body(key: str) -> bool:

@@ -16,7 +16,7 @@ from .checkpoint import (
     load_backbone,
     load_backbone_state,
     load_network,
-    load_state,
+    load_start_state,
     read_config,
     read_safetensors,
 )
@@ -83,7 +83,7 @@ def load_start(network: RegionProposalNetwork, source: Source) -> None:
     """
     match source.kind:
         case "own" | "hub":
-            load_state(network, read_safetensors(_find_folder(source) / MODEL_FILE), source.name)
+            load_start_state(network, read_safetensors(_find_folder(source) / MODEL_FILE), source.name)
         case "foreign":
             load_converted(network, translate(source.file)[1], source.name)
         case "backbone":

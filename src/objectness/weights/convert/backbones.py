@@ -13,7 +13,15 @@ from ...config import IMAGENET_MEAN, IMAGENET_STD
 from ...errors import CheckpointError
 from ...model.backbone import BACKBONES, make_backbone
 from .. import hub
-from ..checkpoint import BACKBONE_FILE, CONFIG_FILE, COUNTER, load_state, read_safetensors, write_weights
+from ..checkpoint import (
+    BACKBONE_FILE,
+    CONFIG_FILE,
+    COUNTER,
+    load_start_state,
+    load_state,
+    read_safetensors,
+    write_weights,
+)
 from .family import WeightsFile, recognise_resnet
 
 HUB_OWNER, HUB_FILE = "timm/", "model.safetensors"
@@ -117,8 +125,7 @@ def load_body(body: nn.Module, backbone: BackboneWeights, origin: str) -> None:
     Raises:
         CheckpointError: the body is another architecture's.
     """
-    counters = {name: value for name, value in body.state_dict().items() if name.endswith(COUNTER)}
-    load_state(body, counters | dict(backbone.state), origin)
+    load_start_state(body, backbone.state, origin)
 
 
 def save_backbone(backbone: BackboneWeights, folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ...config import Config
 from ...errors import CheckpointError, ConfigError
 from ...network import RegionProposalNetwork
-from ..checkpoint import CONFIG_FILE, COUNTER, MODEL_FILE, load_state, save_checkpoint
+from ..checkpoint import CONFIG_FILE, MODEL_FILE, load_start_state, save_checkpoint
 from ..source import classify
 from . import backbones
 from .family import Converted, WeightsFile, find_foreign_part
@@ -148,8 +148,7 @@ def load_converted(network: RegionProposalNetwork, converted: Converted, origin:
     Raises:
         CheckpointError: it has another configuration.
     """
-    counters = {name: value for name, value in network.state_dict().items() if name.endswith(COUNTER)}
-    load_state(network, counters | dict(converted.state), origin)
+    load_start_state(network, converted.state, origin)
 
 
 def _explain_unknown(file: WeightsFile) -> str:
