@@ -16,6 +16,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -24,12 +25,12 @@ import pytest
 import torch
 
 from objectness import cli
-from objectness.config import Config, InputOptions, SelectionOptions
+from objectness.config import AugmentOptions, Config, InputOptions, SelectionOptions, TrainOptions
 from objectness.geometry.nms import nms
 from objectness.network import RegionProposalNetwork
 from objectness.predict import load
 from objectness.proposals import Proposals
-from objectness.weights.checkpoint import save_checkpoint
+from objectness.weights.checkpoint import SHIPPED, load_network, save_checkpoint
 
 BOXES = Path(__file__).parents[1] / "examples" / "boxes.json"
 PHOTOS = BOXES.parent / "photos"
@@ -223,7 +224,7 @@ def test_runs_as_a_module() -> None:
         ("propose {photo} --weights {impossible}", 1, "config.json: input sides -64, 96"),
         ("train", 2, "name annotation files or folders and --out FOLDER, or --resume FOLDER"),
         ("train {boxes}", 2, "name annotation files or folders and --out FOLDER, or --resume FOLDER"),
-        ("train {boxes} --out {root}/run --input.short-side 0", 2, "input sides 0, 1333: need 1 <= short_side"),
+        ("train {boxes} --out {root}/run --input.short-side 0", 2, "input sides 0, 512: need 1 <= short_side"),
         ("train {boxes} --out {root}/run --backbone nonsense", 2, "backbone 'nonsense' is unknown; known are resnet18"),
         ("train {boxes} --out {root}/run --schedule nonsense", 2, "--schedule"),
         ("train {boxes} --out {root}/run --epochs 0", 2, "epochs = 0.0 must be positive"),
@@ -236,6 +237,15 @@ def test_runs_as_a_module() -> None:
         ("train {boxes} --out {root}/run --weight-decay -1", 2, "weight_decay = -1.0 must be at least 0"),
         ("train {boxes} --out {root}/run --num-workers -1", 2, "num_workers = -1 must be at least 0"),
         ("train {boxes} --out {root}/run --augment.scale 1 inf", 2, "need 0 < smallest <= largest"),
+        ("train {boxes} --out {root}/run --val {boxes} --val-share 0.1", 2, "give either --val or --val-share"),
+        ("train {boxes} --out {root}/run --val-share 1.5 {small}", 2, r"share of images to measure on, 1.5, is not in"),
+        ("train {boxes} --out {root}/run --val-share 0.9 {small}", 2, "0.9 of 4 images to measure on leaves none"),
+        ("train --resume {root} --val-share 0", 2, "leave out --val-share"),
+        (
+            "train {boxes} --out {root}/run --pyramid-channels 8 --num-workers 0",
+            1,
+            "weights of another network: .*leave out of --pyramid-channels what changes them, or name --back",
+        ),
         ("train {boxes} --out {root}/run --stop-after -1", 2, "--stop-after -1: must be minutes"),
         ("train {boxes} --out {root}/run --device nonsense", 2, "device 'nonsense': there is no such kind"),
         (
@@ -250,7 +260,6 @@ def test_runs_as_a_module() -> None:
         ("train {flat} --images {images} --out {root}/run {small}", 1, r"no width \(x1 = x2 = 10\)"),
         ("train {unknown_id} --images {images} --out {root}/run {small}", 1, "there is no image with the id 77"),
         ("train {missing_image} --images {images} --out {root}/run {small}", 1, "gone.jpg is missing"),
-        ("train {other_size} --images {images} --out {root}/run {small}", 1, "512 x 512 px, its .* for 600 x 512"),
         ("train {boxes} --out {root}/run --val {json} {small}", 1, "broken.json: is not valid JSON"),
         (
             "train {boxes} --out {root}/run --ignore-class cats {small}",
@@ -680,12 +689,14 @@ def test_a_full_disk_is_said(call: Call, tiny: Path) -> None:
 
 def test_trains_and_goes_on_to_the_same_weights(call: Call, tmp_path: Path) -> None:
     whole, legs = tmp_path / "whole", tmp_path / "legs"
-    assert call("train", BOXES, "--out", whole, *train_with()) == Ended(0, "", f"{whole}: step 2 of 2, trained\n")
+    what = "resnet18 at 64 x 96 px from random weights (--weights imagenet takes ImageNet's); 4 images, 2 steps of 2"
+    started = call("train", BOXES, "--out", whole, *train_with())
+    assert started == Ended(0, "", f"{whole}: {what}\n{whole}: step 2 of 2, trained\n")
     assert {"options.json", "metrics.jsonl", "last"} <= {file.name for file in whole.iterdir()}
     assert [json.loads(line)["step"] for line in (whole / "metrics.jsonl").read_text().splitlines()] == [1, 2]
     go_on = f"stopped; go on with: objectness train --resume {shlex.quote(str(legs))}"
     first = call("train", BOXES, "--out", legs, *train_with(), "--stop-after", 0)
-    assert first == Ended(0, "", f"{legs}: step 1 of 2, {go_on}\n")
+    assert first == Ended(0, "", f"{legs}: {what}\n{legs}: step 1 of 2, {go_on}\n")
     resumed = f"{legs}: goes on from step 1 of 2\n{legs}: step 2 of 2, trained\n"
     assert call("train", "--resume", legs) == Ended(0, "", resumed)
     weights = [(run / "last" / "model.safetensors").read_bytes() for run in (whole, legs)]
@@ -702,14 +713,68 @@ def test_training_measures_recall_and_says_what_is_left_out(
     ended = call("train", *data, "--val", BOXES, "--out", tmp_path / "run", *train_with({"--epochs": 0.5}))
     assert ended.code == 0
     assert ended.out.startswith("Average recall over 4 images\n")
-    note, before, recall, summary = list_said(ended)
+    note, start, before, recall, summary = list_said(ended)
     assert re.fullmatch(r"images left out: 1; the first is .*gone.jpg is missing", note)
+    assert start.endswith("; 3 images, 1 steps of 2")
     for step, line in enumerate((before, recall)):
         assert re.fullmatch(
             rf"step {step}: AR@10 0\.\d{{3}}  AR@100 0\.\d{{3}}  AR@300 0\.\d{{3}}  AR@1000 0\.\d{{3}}", line
         )
     assert summary.endswith("step 1 of 1, trained")
     assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+
+
+QUICKLY = ("--images-per-step", 2, "--epochs", 0.5, "--num-workers", 0, "--log-every", 1)  # one step of 4 images
+
+
+def read_options(run: Path) -> tuple[Config, TrainOptions, dict[str, object]]:
+    stored = json.loads((run / "options.json").read_text())
+    return Config.from_dict(stored["config"]), TrainOptions.from_dict(stored["train"]), stored["data"]
+
+
+def test_training_starts_from_the_network_that_ships_and_options_change_only_what_they_name(
+    call: Call, tmp_path: Path
+) -> None:
+    ended = call("train", BOXES, "--out", tmp_path, *QUICKLY, "--input.short-side", 64, "--input.long-side", 96)
+    assert ended.code == 0, ended.err
+    config, options, _ = read_options(tmp_path)
+    shipped = load_network().config
+    assert config == replace(shipped, input=replace(shipped.input, short_side=64, long_side=96))
+    assert options == TrainOptions.fine_tuning(
+        config, 4, images_per_step=2, epochs=0.5, num_workers=0, log_every=1, weights=SHIPPED
+    )
+    said = f"{config.backbone} at 64 x 96 px from {SHIPPED}; 4 images, 1 steps of 2"
+    assert ended.err.splitlines()[0] == f"{tmp_path}: {said}"
+    assert load_network(tmp_path).config == config
+
+
+def test_options_change_the_configuration_that_weights_bring(call: Call, tiny: Path, tmp_path: Path) -> None:
+    words = ("--weights", tiny, "--selection.keep", 5, "--batch-norm", "trained", "--augment.flip", 0)
+    assert call("train", BOXES, "--out", tmp_path, *QUICKLY, *words).code == 0
+    config, options, _ = read_options(tmp_path)
+    assert config == replace(TINY, batch_norm="trained", selection=SelectionOptions(keep=5))
+    assert options.augment == AugmentOptions(flip=0)
+
+
+def test_a_backbone_without_weights_starts_at_random_and_learns_its_statistics(call: Call, tmp_path: Path) -> None:
+    assert call("train", BOXES, "--out", tmp_path, *train_with()).code == 0
+    config, options, _ = read_options(tmp_path)
+    assert (config.backbone, config.batch_norm, options.weights) == ("resnet18", "trained", None)
+    assert config.anchors == Config().anchors
+    frozen = train_with({"--batch-norm": "frozen", "--epochs": 0.5})
+    assert call("train", BOXES, "--out", tmp_path / "frozen", *frozen).code == 0
+    assert read_options(tmp_path / "frozen")[0].batch_norm == "frozen"
+
+
+def test_some_images_are_kept_apart_and_stay_so(call: Call, tmp_path: Path) -> None:
+    ended = call("train", BOXES, "--val-share", 0.3, "--out", tmp_path, *train_with({"--epochs": 2}), "--stop-after", 0)
+    kept = "3 images (1 kept apart to measure recall on; --val-share 0 trains on all), 4 steps of 2"
+    assert kept in list_said(ended)[0]
+    assert read_options(tmp_path)[2]["held_out"] == 1
+    again = call("train", "--resume", tmp_path)
+    assert again.code == 0
+    assert again.out.startswith("Average recall over 1 images\n")
+    assert f"{tmp_path}: goes on from step 1 of 4" in list_said(again)
 
 
 def test_training_ignores_a_class_on_and_on(call: Call, tmp_path: Path) -> None:
@@ -726,9 +791,18 @@ def test_training_ignores_a_class_on_and_on(call: Call, tmp_path: Path) -> None:
     )
 
 
+def test_training_stops_at_an_image_that_is_not_its_annotations(
+    call: Call, places: dict[str, Path], tmp_path: Path
+) -> None:
+    ended = call("train", places["other_size"], "--images", BOXES.parent, "--out", tmp_path, *train_with())
+    assert (ended.code, ended.out) == (1, "")
+    assert re.search(r"objectness: .*512 x 512 px, its annotations are for 600 x 512", list_said(ended)[-1])
+    assert not (tmp_path / "last").exists()
+
+
 def test_training_says_how_long_it_will_take(call: Call, tmp_path: Path) -> None:
     ended = call("train", BOXES, "--out", tmp_path, *train_with({"--epochs": 8}))  # 16 steps
-    line, summary = list_said(ended)
+    _, line, summary = list_said(ended)
     assert re.fullmatch(r"step 1[0-6] of 16: about 0:00:\d\d left, at \d+\.\d images/s", line)
     assert summary == f"{tmp_path}: step 16 of 16, trained"
 
@@ -750,6 +824,8 @@ def test_corrupt_options_of_a_run_are_said(call: Call, tmp_path: Path) -> None:
         ("[]", "options.json: "),
         (json.dumps({**good, "train": {"epochs": "many"}}), "epochs = 'many' must be of type float"),
         (json.dumps({"data": good["data"]}), "options.json: there is no 'config'"),
+        (json.dumps({**good, "data": {**good["data"], "train": [1]}}), "was not started by this command"),
+        ("[" * 99_999, "options.json: "),
     ):
         options.write_text(content)
         assert message in one_message(call("train", "--resume", tmp_path), 2)

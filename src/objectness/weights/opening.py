@@ -55,12 +55,16 @@ def open_network(source: str | Path = SHIPPED) -> Opened:
             return Opened(load_network(_find_folder(opened)))
 
 
-def decide_config(source: Source) -> Config:
+def decide_config(source: Source | None) -> Config:
     """What the weights that training starts from decide: all of it if they are a network's, else the backbone.
+
+    Without any weights batch norm has to learn its statistics, since nothing came with them.
 
     Raises:
         CheckpointError, DownloadError: as `open_network`.
     """
+    if source is None:
+        return Config(batch_norm="trained")
     match source.kind:
         case "own" | "hub":
             return read_config(_find_folder(source) / CONFIG_FILE)

@@ -34,6 +34,11 @@ class Source:
     _file: WeightsFile | None = field(default=None, repr=False)
 
     @property
+    def is_network(self) -> bool:
+        """Whether it is a whole network, rather than a backbone."""
+        return self.kind in ("own", "hub", "foreign")
+
+    @property
     def file(self) -> WeightsFile:
         """The names and tensors of a "foreign" network or a "backbone" file, which is read once until `release`.
 
