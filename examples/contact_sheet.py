@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=900, help="of the sheet, px")
     parser.add_argument("--out", type=Path, default=Path("demo/sheet.jpg"))
     parser.add_argument(
-        "--weights", default="lite0", help="a run or checkpoint folder, in place of the shipped network"
+        "--weights", default="cspnet", help="a run or checkpoint folder, in place of the shipped network"
     )
     args = parser.parse_args()
 

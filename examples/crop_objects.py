@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5, help="crops of each photo")
     parser.add_argument("--out", type=Path, default=Path("demo/crops"))
     parser.add_argument(
-        "--weights", default="lite0", help="a run or checkpoint folder, in place of the shipped network"
+        "--weights", default="cspnet", help="a run or checkpoint folder, in place of the shipped network"
     )
     args = parser.parse_args()
 

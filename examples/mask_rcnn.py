@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100, help="each on all four photos")
     parser.add_argument("--out", type=Path, default=Path("demo/masks"))
     parser.add_argument(
-        "--weights", default="lite0", help="a run or checkpoint folder, in place of the shipped network"
+        "--weights", default="cspnet", help="a run or checkpoint folder, in place of the shipped network"
     )
     args = parser.parse_args()
 

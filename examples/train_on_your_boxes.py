@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=40)
     parser.add_argument("--out", type=Path, default=Path("runs/example"))
     parser.add_argument(
-        "--weights", default="lite0", help="a run or checkpoint folder, in place of the shipped network"
+        "--weights", default="cspnet", help="a run or checkpoint folder, in place of the shipped network"
     )
     args = parser.parse_args()
 

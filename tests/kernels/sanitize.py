@@ -55,7 +55,7 @@ def find_runtime(name: str) -> str | None:
 def copy_package(folder: Path) -> None:
     """The package with checked kernels; without weights, which are large."""
     copy = folder / "objectness"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("_native*", "lite0", "__pycache__"))
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("_native*", "cspnet", "lite0", "__pycache__"))
     sources = sorted((copy / "kernels" / "cpu").glob("*.c"))
     library = copy / "kernels" / "cpu" / "_native.abi3.so"
     subprocess.run(["gcc", *FLAGS, *SANITIZERS, *sources, "-o", library, "-lm"], check=True)

@@ -42,7 +42,7 @@ def evaluate(
 
     Args:
         data: COCO, Pascal VOC or YOLO annotations.
-        weights: A run folder, a checkpoint folder or its model.safetensors; by default the network that ships (lite0).
+        weights: A run folder, a checkpoint folder or its model.safetensors; by default the network that ships (cspnet).
         proposals: Measure this file of JSON Lines, as `objectness propose` writes it, instead of a network; other
             formats become such with `objectness convert proposals`.
         images: Where the images are, if not where they usually are.

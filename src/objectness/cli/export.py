@@ -17,7 +17,7 @@ def export(
     *,
     to: Literal["onnx", "openvino", "ncnn"],
     out: Path,
-    weights: str = "lite0",
+    weights: str = "cspnet",
     photo: Path | None = None,
     selection: bool = False,
     overwrite: bool = False,
@@ -30,7 +30,7 @@ def export(
     Args:
         to: The format.
         out: An .onnx file, or a folder for OpenVINO's or ncnn's two files and their description, config.json.
-        weights: The network that ships (lite0), a run folder, a checkpoint folder or its model.safetensors.
+        weights: A network that ships (cspnet, lite0), a run folder, a checkpoint folder or its model.safetensors.
         photo: A photo to compare on; in a checkout of the project, one of its examples by default.
         selection: ONNX alone: with the selection inside, so that boxes and scores come out instead of maps.
         overwrite: Replace what is at --out.

@@ -26,7 +26,7 @@ def propose(
     draw: Path | None = None,
     top: int | None = None,
     min_score: float = 0.0,
-    weights: str = "lite0",
+    weights: str = "cspnet",
     device: str = "auto",
     engine: EngineName = "torch",
     precision: Precision = "float32",
@@ -49,8 +49,9 @@ def propose(
         draw: A folder for pictures: of the best finds, ten at most, or with --top of all that is written.
         top: At most so many proposals an image; all by default (2,000 in a network's usual configuration).
         min_score: Leave out proposals with less, 0 to 1.
-        weights: The network that ships (lite0), a run folder, a checkpoint folder or its model.safetensors; weights of
-            torchvision, detectron2 or mmdetection, by file or published name; or a network on the hub (owner/name).
+        weights: A network that ships (cspnet, lite0), a run folder, a checkpoint folder or its model.safetensors;
+            weights of torchvision, detectron2 or mmdetection, by file or published name; or a network on the hub
+            (owner/name).
         device: cpu, cuda, cuda:1, ... or auto.
         engine: What computes: torch, ncnn, onnxruntime, openvino, or auto, the fastest that is installed. A network is
             converted at first, and kept in the user's cache.

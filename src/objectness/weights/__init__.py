@@ -1,1 +1,1 @@
-"""Networks on disk and on the hub, ours and other programs'; `lite0` is the one that ships."""
+"""Networks on disk and on the hub, ours and other programs'; `cspnet` and `lite0` ship with the package."""

@@ -26,7 +26,8 @@ from .download import fetch
 MODEL_FILE, CONFIG_FILE, TRAINING_FILE = "model.safetensors", "config.json", "training.pt"
 BACKBONE_FILE = "backbone.safetensors"  # what another program's backbone is converted to
 COUNTER = "num_batches_tracked"  # batch norm counts its steps; nothing here looks
-SHIPPED = "lite0"  # the network inside the package
+PACKAGED = ("cspnet", "lite0")  # the networks inside the package
+SHIPPED = PACKAGED[0]  # the one that is taken where none is named
 
 IMAGENET_URLS = {  # torchvision's first versions; a file's name ends with the start of its SHA-256
     name: f"https://download.pytorch.org/models/{name}-{digest}.pth"
@@ -98,13 +99,13 @@ def find_checkpoint(source: str | Path) -> Path:
     """The checkpoint folder that `source` means.
 
     Args:
-        source: the name of the network inside the package, a checkpoint folder, its `model.safetensors`, or a run
+        source: the name of a network inside the package, a checkpoint folder, its `model.safetensors`, or a run
             folder (its best checkpoint, else its last).
 
     Raises:
         CheckpointError: nothing there is a checkpoint.
     """
-    path = Path(__file__).parent / SHIPPED if str(source) == SHIPPED else Path(source)
+    path = Path(__file__).parent / source if str(source) in PACKAGED else Path(source)
     if path.name == MODEL_FILE and path.is_file():
         return path.parent
     for folder in (path, path / "best", path / "last"):
@@ -113,7 +114,7 @@ def find_checkpoint(source: str | Path) -> Path:
                 return candidate
     if not path.exists():
         raise CheckpointError(
-            f"{path}: there is no such file or folder; pass a checkpoint, a run folder or {SHIPPED!r}"
+            f"{path}: there is no such file or folder; pass a checkpoint, a run folder or one of {', '.join(PACKAGED)}"
         )
     if (path / BACKBONE_FILE).is_file():
         raise CheckpointError(f"{path}: holds a backbone alone, to train on: --weights {path / BACKBONE_FILE}")

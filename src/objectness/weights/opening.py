@@ -36,9 +36,9 @@ def open_network(source: str | Path = SHIPPED) -> Opened:
     """The network that a name means.
 
     Args:
-        source: the one that ships ("lite0"); a run folder, a checkpoint folder or its `model.safetensors`; weights of
-            torchvision, detectron2 or mmdetection, by file or published name ("torchvision/maskrcnn_resnet50_fpn");
-            or one of ours on the hub ("owner/name").
+        source: one that ships ("cspnet", "lite0"); a run folder, a checkpoint folder or its `model.safetensors`;
+            weights of torchvision, detectron2 or mmdetection, by file or published name
+            ("torchvision/maskrcnn_resnet50_fpn"); or one of ours on the hub ("owner/name").
 
     Raises:
         CheckpointError: nothing there, a damaged file, or weights that cannot be taken over exactly.
