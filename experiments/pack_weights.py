@@ -21,13 +21,22 @@ def main() -> None:
     parser.add_argument("--short", type=int, required=True, help="shorter side of the input, px")
     parser.add_argument("--long", type=int, required=True, help="longest side of the input, px")
     parser.add_argument("--keep", type=int, default=1000, help="proposals per image, and candidates per level")
-    parser.add_argument("--nms-iou", type=float, default=0.8, help="threshold of suppression")
+    parser.add_argument("--nms-iou", type=float, default=0.85, help="threshold of suppression")
+    parser.add_argument(
+        "--decay-sigma", type=float, default=1.0, help="how far overlapping proposals' scores are lowered"
+    )
     args = parser.parse_args()
     network = load_network(args.source)
     config = replace(
         network.config,
         input=replace(network.config.input, short_side=args.short, long_side=args.long),
-        selection=replace(network.config.selection, keep=args.keep, per_level=args.keep, nms_iou=args.nms_iou),
+        selection=replace(
+            network.config.selection,
+            keep=args.keep,
+            per_level=args.keep,
+            nms_iou=args.nms_iou,
+            decay_sigma=args.decay_sigma,
+        ),
     )
     save_checkpoint(args.out, network.state_dict(), config, half=True)
     size = sum(file.stat().st_size for file in args.out.iterdir())
