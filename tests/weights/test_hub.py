@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from objectness.config import Config, InputOptions, SelectionOptions
+from objectness.config import AnchorOptions, Config, InputOptions, SelectionOptions
 from objectness.errors import CheckpointError, DownloadError, ObjectnessError
 from objectness.evaluation.recall import measure_recall
 from objectness.network import RegionProposalNetwork
@@ -106,6 +106,14 @@ def test_saved_with_a_card(proposer: Proposer, tmp_path: Path) -> None:
     again = load(folder)
     x = torch.randn(1, 3, 64, 96)
     assert torch.equal(again.network(x).logits[0], proposer.network(x).logits[0])
+
+
+def test_the_card_of_another_pyramid_and_suppression() -> None:
+    anchors = AnchorOptions(strides=(8, 16, 32, 64, 128), finest_level=3)
+    card = hub.make_card(Config(anchors=anchors, selection=SelectionOptions(keep=50, across_levels=True)), "mine")
+    assert "anchors of 32, 64, 128, 256, 512 px on P3 to P7." in card
+    assert "at most 50 an image, suppressed beyond IoU 0.7, all levels together." in card
+    assert "beyond IoU 0.7, each level by itself." in hub.make_card(Config(), "mine")
 
 
 def test_nobodys_files_are_taken_away(proposer: Proposer, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def make_card(config: Config, name: str, recall: RecallReport | None = None) -> 
         name: what a reader passes to `objectness.load`.
         recall: on images that it was not trained on.
     """
-    size, selection = config.input, config.selection
+    size, selection, levels = config.input, config.selection, config.anchors.levels
     lines = [
         "---",
         "library_name: objectness",
@@ -109,10 +109,10 @@ def make_card(config: Config, name: str, recall: RecallReport | None = None) -> 
         "```",
         "",
         f"- **Network**: {config.backbone}, a pyramid of {config.pyramid_channels} channels, anchors of "
-        f"{', '.join(f'{anchor:g}' for anchor in config.anchors.sizes)} px.",
+        f"{', '.join(f'{anchor:g}' for anchor in config.anchors.sizes)} px on P{levels[0]} to P{levels[-1]}.",
         f"- **Input**: shorter side {size.short_side} px, longer at most {size.long_side} px.",
-        f"- **Proposals**: at most {selection.keep} an image, suppressed within each level beyond IoU "
-        f"{selection.nms_iou:g}.",
+        f"- **Proposals**: at most {selection.keep} an image, suppressed beyond IoU {selection.nms_iou:g}, "
+        f"{'all levels together' if selection.across_levels else 'each level by itself'}.",
     ]
     if recall is not None:
         lines += ["", "## Recall", "", "```", recall.table(), "```"]
