@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from objectness.config import (
     ARTICLE_MIN_VISIBLE,
+    LATER,
     AnchorOptions,
     AugmentOptions,
     Config,
@@ -182,12 +184,44 @@ UNUSUAL = Config.article(
 )
 
 
-@pytest.mark.parametrize("config", [Config(), Config.article(), UNUSUAL])
+@pytest.mark.parametrize("config", [Config(), Config.article(), UNUSUAL, Config.cspnet()])
 def test_round_trip(config: Config) -> None:
     assert Config.from_dict(config.to_dict()) == config
+    assert Config.from_dict(config.to_compatible_dict()) == config
     through_json = Config.from_dict(json.loads(json.dumps(config.to_dict())))
     assert through_json == config
     assert hash(through_json) == hash(config)  # tuples again, not lists: anchors are cached by their options
+
+
+FIRST_FORMAT = json.loads((Path(__file__).parent / "weights" / "first_format.json").read_text(encoding="utf-8"))
+
+
+def list_fields(values: dict[str, Any]) -> set[str]:
+    """Every field by its path: "backbone", "input.short_side", ..."""
+    nested = {f"{name}.{inner}" for name, value in values.items() if isinstance(value, dict) for inner in value}
+    return nested | {name for name, value in values.items() if not isinstance(value, dict)}
+
+
+def test_the_first_checkpoints_are_read_as_what_they_were() -> None:
+    """The configuration of EfficientNet-Lite0, as first written; what came later changes nothing of it."""
+    config = Config.from_dict(FIRST_FORMAT)
+    assert json.loads(json.dumps(config.to_compatible_dict())) == FIRST_FORMAT
+    assert (config.bottom_up, config.box_bins, config.head_shared, config.separable_levels) == (False, 0, True, ())
+    assert (config.anchors.finest_level, config.labels.assignment, config.box_loss) == (2, "iou", "smooth_l1")
+    assert (config.selection.across_levels, config.selection.decay_sigma) == (False, 0)
+
+
+def test_every_field_is_of_the_first_format_or_later() -> None:
+    """Where this fails: a new field belongs into LATER, and its default must be what networks were before."""
+    assert list_fields(FIRST_FORMAT) | LATER == list_fields(Config().to_dict())
+    assert list_fields(FIRST_FORMAT) & LATER == set()
+
+
+def test_a_file_names_later_fields_where_they_matter() -> None:
+    assert list_fields(Config().to_compatible_dict()) == list_fields(FIRST_FORMAT)
+    changed = Config(bottom_up=True, selection=SelectionOptions(across_levels=True))
+    later = list_fields(changed.to_compatible_dict()) - list_fields(FIRST_FORMAT)
+    assert later == {"bottom_up", "selection.across_levels"}
 
 
 def test_round_trip_of_training_options() -> None:

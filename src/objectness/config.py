@@ -45,6 +45,13 @@ ADAMW_LEARNING_RATE = 0.001  # for as many images a step: docs/findings.md
 FINE_TUNING_SAMPLES, FINE_TUNING_EPOCHS = 2400, (4.0, 40.0)  # images seen; each of them at least and at most so often
 MAX_AUGMENT_SCALE = 10.0  # a photo is enlarged as a whole before it is cropped
 MAX_RATE = 1e38
+LATER = frozenset(  # fields of `Config` that the first checkpoints did not have; their defaults are what networks were
+    {
+        *("bottom_up", "pyramid_activation", "separable_levels", "head_convolution", "head_shared", "box_bins"),
+        *("objectness_target", "box_loss", "anchors.finest_level", "labels.assignment", "labels.anchors_per_object"),
+        *("selection.across_levels", "selection.decay_sigma"),
+    }
+)
 MAX_EPOCHS, MAX_IMAGES_PER_STEP, MAX_SEED = 1_000_000, 65_536, 2**63 - 1  # beyond, steps cannot be counted or planned
 
 
@@ -359,14 +366,30 @@ class Config:
         """Plain JSON values, nested as the dataclasses are."""
         return dataclasses.asdict(self)
 
+    def to_compatible_dict(self) -> dict[str, Any]:
+        """`to_dict` without the fields of `LATER` that have their defaults, for files.
+
+        An Objectness of before these fields reads every network that it can compute, and refuses the others, naming
+        the field.
+        """
+        return _leave_out_later(self.to_dict(), Config().to_dict(), "")
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Config:
-        """The inverse of `to_dict`.
+        """The inverse of `to_dict` and `to_compatible_dict`.
 
         Raises:
             ConfigError: an unknown field, a value of the wrong type, or one that cannot be.
         """
         return _build(cls, values, "")
+
+
+def _leave_out_later(values: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return {
+        name: _leave_out_later(value, defaults[name], f"{where}{name}.") if isinstance(value, dict) else value
+        for name, value in values.items()
+        if f"{where}{name}" not in LATER or value != defaults[name]
+    }
 
 
 def _cspnet_fields() -> dict[str, Any]:

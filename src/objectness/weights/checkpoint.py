@@ -64,7 +64,7 @@ def save_checkpoint(
     Raises:
         CheckpointError: there is no room for it; what was there is whole.
     """
-    write_weights(folder, MODEL_FILE, state, config.to_dict(), training, half=half)
+    write_weights(folder, MODEL_FILE, state, config.to_compatible_dict(), training, half=half)
 
 
 def write_weights(
