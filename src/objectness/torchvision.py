@@ -22,7 +22,7 @@ from .structures import Batch, Output, Targets
 if TYPE_CHECKING:
     from torchvision.models.detection.image_list import ImageList
 
-LEVEL_NAMES = ("0", "1", "2", "3", "pool")  # P2..P6 as torchvision's own pyramid calls them
+POOLED_NAMES = ("pool", "pool2")  # of the levels beyond C5's, as torchvision's own pyramid calls the first of them
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -43,10 +43,15 @@ class PyramidBackbone(nn.Module):
         self.num_stages = len(network.pyramid.laterals)
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
-        """(N, 3, H, W) RGB, normalised and padded -> P2..P6 by torchvision's names, (N, C, H_l, W_l) each."""
+        """(N, 3, H, W) RGB, normalised and padded -> every level by torchvision's name, (N, C, H_l, W_l) each.
+
+        P2..P6 are 0, 1, 2, 3 and pool; P3..P7 are 0, 1, 2, pool and pool2. The heads of torchvision's models pool from
+        those with numbers.
+        """
         stages = list(self.backbone(images if self.order == "RGB" else images.flip(1)))[-self.num_stages :]
         levels = self.pyramid(stages, consume=True)
-        return OrderedDict(zip(LEVEL_NAMES, levels, strict=True))
+        names = [*map(str, range(self.num_stages)), *POOLED_NAMES]
+        return OrderedDict(zip(names, levels, strict=False))
 
 
 class RPN(nn.Module):
@@ -69,7 +74,7 @@ class RPN(nn.Module):
 
         Args:
             images: N, normalised and padded, with their sizes within the padding.
-            features: P2..P6 of them.
+            features: the levels of the pyramid of them.
             targets: N with `boxes` (G, 4) xyxy, px in the input frame; needed in training.
 
         Returns:

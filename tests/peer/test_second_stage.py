@@ -3,6 +3,7 @@
 import copy
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -16,7 +17,9 @@ from objectness.config import AnchorOptions, Config, InputOptions, LabelOptions,
 from objectness.data.decode import decode_record
 from objectness.data.records import ImageRecord
 from objectness.errors import ConfigError, ObjectnessError, TrainingError
+from objectness.geometry.roi_align import pool_features
 from objectness.network import RegionProposalNetwork
+from objectness.structures import Batch, Targets
 from objectness.torchvision import as_rpn, replace_rpn
 
 CHANNELS, CLASSES = 32, 4
@@ -315,6 +318,67 @@ def test_the_transform_prepares_the_networks_input(model: Any) -> None:
     resized = nn.functional.interpolate(image[None], (60, 96), mode="bilinear")[0]
     expected = (resized - torch.tensor(options.mean)[:, None, None]) / torch.tensor(options.std)[:, None, None]
     torch.testing.assert_close(images.tensors[0, :, :60, :96], expected, rtol=1e-4, atol=1e-5)
+
+
+# The options of the network that ships, and P3 to P7
+
+CSPNET = Config.cspnet(
+    pyramid_channels=8,
+    input=InputOptions(64, 96, order="BGR"),
+    selection=SelectionOptions(per_level=50, keep=30, keep_training=20, nms_iou=0.85, across_levels=True),
+)
+P3_TO_P7 = replace(
+    CSPNET,
+    separable_levels=(),
+    anchors=AnchorOptions((40, 80, 160, 320, 640), (1.0,), (8, 16, 32, 64, 128), finest_level=3),
+)
+
+
+@pytest.fixture(params=[CSPNET, P3_TO_P7], ids=["P2 to P6", "P3 to P7"])
+def cspnet(request: pytest.FixtureRequest) -> RegionProposalNetwork:
+    torch.manual_seed(0)
+    return RegionProposalNetwork(request.param)
+
+
+def test_levels_that_heads_pool_from(torchvision: ModuleType, cspnet: RegionProposalNetwork) -> None:
+    """torchvision's own pooler takes what we pool: P2 or P3 to P5, and none of the levels beyond."""
+    from torchvision.models.detection import FasterRCNN
+
+    images = torch.randn(1, 3, 320, 512)
+    features = as_rpn(cspnet).backbone(images)
+    sides = torch.tensor([5.0, 50, 100, 200, 300, 500])  # of boxes for every level
+    boxes = torch.stack([torch.zeros(6), torch.zeros(6), sides, sides.clamp(max=320)], dim=1)
+    pool = FasterRCNN(as_rpn(cspnet).backbone, num_classes=2).roi_heads.box_roi_pool
+    expected = pool(features, [boxes], [(320, 512)])
+    first_level = cspnet.config.anchors.finest_level
+    found = pool_features(list(features.values()), [boxes], first_level=first_level)
+    torch.testing.assert_close(found, expected)
+    assert list(features)[-2:] == (["3", "pool"] if first_level == 2 else ["pool", "pool2"])
+
+
+def test_a_detector_on_it(torchvision: ModuleType, cspnet: RegionProposalNetwork) -> None:
+    """Its losses and proposals are the network's own, whatever the seed; gradients reach all that is trained."""
+    from torchvision.models.detection import FasterRCNN
+
+    model: Any = replace_rpn(FasterRCNN(as_rpn(cspnet).backbone, num_classes=3), cspnet).train()
+    photo = [torch.rand(3, 60, 90)]
+    boxes = torch.tensor([[10.0, 10, 50, 50], [5, 5, 20, 15]])
+    images, targets = model.transform(photo, [{"boxes": boxes, "labels": torch.tensor([1, 2])}])
+    batch = Batch(images.tensors.flip(1), torch.tensor(images.image_sizes).float())  # BGR, as the network sees them
+    truth = [Targets(targets[0]["boxes"], torch.zeros(0, 4))]
+    objectness, box = cspnet.sum_losses(cspnet(batch.images), batch, truth, [0]).divide()
+    losses = model.rpn(images, model.backbone(images.tensors), targets)[1]
+    torch.testing.assert_close(losses["loss_objectness"], objectness)
+    torch.testing.assert_close(losses["loss_rpn_box_reg"], box)
+
+    model(photo, [{"boxes": boxes, "labels": torch.tensor([1, 2])}])["loss_rpn_box_reg"].backward()
+    unreached = [name for name, each in cspnet.named_parameters() if each.requires_grad and each.grad is None]
+    assert all(".cls." in name for name in unreached)  # its loss is the other one
+
+    expected = cspnet.eval().propose(batch)[0].boxes
+    [found] = model.eval().rpn(images, model.backbone(images.tensors))[0]
+    assert 20 < len(found) <= 30
+    torch.testing.assert_close(found, expected)
 
 
 # What is refused
